@@ -1,0 +1,40 @@
+# The two commands to know: `make quickstart` and `make test`. Both set up .venv by themselves.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ROOT   ?= runs/quickstart
+
+.PHONY: help install quickstart test lint bench clean
+
+help: ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Manta needs Python 3.11 or newer; this is %d.%d. Set PYTHON=..." % v)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.installed ## Create .venv with Manta and what its tests need
+
+quickstart: install ## Run the whole chain on this machine: text to an aligned model (about 10 minutes)
+	$(BIN)/manta quickstart --root $(ROOT)
+
+test: install ## Run every test
+	$(BIN)/python -m pytest -q
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install ## Measure against the peers; prints one JSON line per benchmark
+	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/python -m tests.benchmarks.tokenize
+	$(BIN)/python -m tests.benchmarks.train
+
+clean: ## Remove .venv and caches; keeps runs/
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

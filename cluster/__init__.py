@@ -1,0 +1,1 @@
+"""Where Manta runs: artifacts, connection to Ray, metrics."""

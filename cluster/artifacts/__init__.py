@@ -1,0 +1,1 @@
+"""Immutable, fingerprinted artifacts under one root. Never imports ray or torch."""
