@@ -1,0 +1,1 @@
+"""Learning from preferences: one file per algorithm, tensors in and tensors out."""
