@@ -52,7 +52,7 @@ class ModelConfig(BaseModel):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: vocab_size rounded up to 64, for aligned and evenly sharded matmuls."""
+        """Rows of the embedding table: vocab_size rounded up to 64, for aligned, evenly sharded matmuls."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     @property

@@ -1,6 +1,6 @@
 """The trunk of a decoder-only transformer, and the language model on top of it.
 
-    tokens ──► embed ──► block × n_layers ──► norm ──► head ──► logits
+tokens ──► embed ──► block × n_layers ──► norm ──► head ──► logits
 """
 
 from collections.abc import Callable
@@ -27,13 +27,15 @@ class Trunk(nn.Module):
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
     def init_weights(self, seed: int) -> None:
-        """Fill every parameter in place, the same values on any device, rank or world size; see `initial.py`."""
+        """Fill every parameter in place: the same values on any device, rank or world size (`initial.py`)."""
         init_weights(self, seed)
 
-    def hidden(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention
+    ) -> Tensor:
         """tokens (batch, seq) int64 -> (batch, seq, d_model) after the final norm.
 
-        positions (batch or 1, seq) default to 0 … seq − 1; `attend` defaults to causal attention over the batch.
+        positions (batch or 1, seq) default to 0 … seq − 1; `attend` to causal attention over the batch.
         Under FSDP call the module itself (`forward`), whose hooks gather the root's parameters.
         """
         if positions is None:
@@ -54,7 +56,9 @@ class Decoder(Trunk):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.head = None if config.tie_embeddings else nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        self.head = (
+            None if config.tie_embeddings else nn.Linear(config.d_model, config.padded_vocab_size, bias=False)
+        )
 
     @property
     def head_weight(self) -> Tensor:
@@ -70,8 +74,8 @@ class Decoder(Trunk):
     ) -> Tensor:
         """tokens (batch, seq) int64 -> logits (batch, seq, padded_vocab_size).
 
-        `readout(hidden, head_weight)` replaces the plain matmul with something cheaper than all logits, such as a
-        fused linear cross-entropy or the logits of a few rows. It runs inside forward, where FSDP has the head
-        gathered.
+        `readout(hidden, head_weight)` replaces the plain matmul with something cheaper than all logits,
+        such as a fused linear cross-entropy or the logits of a few rows. It runs inside forward, where FSDP
+        has the head gathered.
         """
         return readout(self.hidden(tokens, positions, attend), self.head_weight)

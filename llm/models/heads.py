@@ -22,7 +22,9 @@ class DecoderWithScalar(Trunk):
         super().__init__(config)
         self.scalar = ScalarHead(config.d_model)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention) -> Tensor:
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention
+    ) -> Tensor:
         """tokens (batch, seq) int64 -> one score per position, (batch, seq)."""
         return self.scalar(self.hidden(tokens, positions, attend)).squeeze(-1)
 
@@ -36,5 +38,5 @@ class DecoderWithScalar(Trunk):
 
 
 def last_token_scores(scores: Tensor, lengths: Tensor) -> Tensor:
-    """The score (batch,) at each sequence's last token; scores (batch, seq), right-padded, lengths (batch,)."""
+    """The score (batch,) at each sequence's last token: scores (batch, seq) right-padded, lengths (batch,)."""
     return scores.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1)

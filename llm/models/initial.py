@@ -15,7 +15,7 @@ BASE_STD = 0.02
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
-    """Fill every parameter of `model` (which has `.config`) in place; DTensors get their own shard, no traffic."""
+    """Fill every parameter of `model` (which has `.config`) in place; a DTensor gets its shard, untransmitted."""
     n_layers = model.config.n_layers  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         value = initial_value(name, parameter.shape, n_layers, seed).to(parameter.device, parameter.dtype)
@@ -27,10 +27,10 @@ def init_weights(model: nn.Module, seed: int) -> None:
 def initial_value(name: str, shape: torch.Size, n_layers: int, seed: int) -> Tensor:
     """The fp32 CPU tensor that parameter `name` starts from.
 
-        norms                          1
-        scalar head                    N(0, 1/√(d_model + 1)), bias 0
-        matrices ending in a residual  N(0, 0.02/√(2·n_layers))   (GPT-2: keeps the stream's variance with depth)
-        every other matrix             N(0, 0.02)
+    norms                          1
+    scalar head                    N(0, 1/√(d_model + 1)), bias 0
+    matrices ending in a residual  N(0, 0.02/√(2·n_layers))   (GPT-2: keeps the stream's variance with depth)
+    every other matrix             N(0, 0.02)
     """
     module, _, kind = name.rpartition(".")
     if module.endswith("norm"):

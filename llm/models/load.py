@@ -54,7 +54,9 @@ def load_state(path: Path) -> dict[str, Tensor]:
     return load_file(path / "weights.safetensors")
 
 
-def load_model(path: Path, device: str | torch.device = "cpu") -> tuple[Decoder | DecoderWithScalar, ModelConfig]:
+def load_model(
+    path: Path, device: str | torch.device = "cpu"
+) -> tuple[Decoder | DecoderWithScalar, ModelConfig]:
     """The module with its weights, in fp32 on `device`, in eval mode. Raises if names or shapes differ."""
     config, head = load_config(path)
     model = build(config, head).to_empty(device=device)

@@ -4,35 +4,38 @@ from typing import Any
 
 from llm.models.config import ModelConfig
 
+
+def _shape(
+    d_model: int, n_layers: int, n_heads: int, n_kv_heads: int, d_ff: int, max_seq_len: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        "d_model": d_model,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "d_ff": d_ff,
+        "max_seq_len": max_seq_len,
+    } | more
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     # ~0.1M parameters at vocab 512: for tests.
-    "tiny-100k": dict(d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=128, max_seq_len=256),
-    # ~1.9M at vocab 2048. Wide and shallow, with a third of the KV heads: fast on a CPU in training and decoding.
-    "quickstart-2m": dict(d_model=192, n_layers=4, n_heads=6, n_kv_heads=2, d_ff=480, max_seq_len=512),
-    "llama-15m": dict(d_model=288, n_layers=6, n_heads=6, n_kv_heads=6, d_ff=768, max_seq_len=1024),
-    "llama-125m": dict(d_model=768, n_layers=12, n_heads=12, n_kv_heads=12, d_ff=2048, max_seq_len=2048),
-    "llama-350m": dict(d_model=1024, n_layers=24, n_heads=16, n_kv_heads=16, d_ff=2816, max_seq_len=2048),
-    "llama-1b": dict(
-        d_model=2048, n_layers=16, n_heads=32, n_kv_heads=8, d_ff=8192, max_seq_len=8192, rope_theta=500000.0
-    ),
-    "llama-3b": dict(
-        d_model=3072, n_layers=28, n_heads=24, n_kv_heads=8, d_ff=8192, max_seq_len=8192, rope_theta=500000.0
-    ),
-    "llama-8b": dict(
-        d_model=4096,
-        n_layers=32,
-        n_heads=32,
-        n_kv_heads=8,
-        d_ff=14336,
-        max_seq_len=8192,
-        rope_theta=500000.0,
-        tie_embeddings=False,
-    ),
+    "tiny-100k": _shape(64, 2, 4, 2, 128, 256),
+    # 1.9M at vocab 2048. Wide and shallow, with a third of the KV heads: fast on a CPU, training and decoding.
+    "quickstart-2m": _shape(192, 4, 6, 2, 480, 512),
+    "llama-15m": _shape(288, 6, 6, 6, 768, 1024),
+    "llama-125m": _shape(768, 12, 12, 12, 2048, 2048),
+    "llama-350m": _shape(1024, 24, 16, 16, 2816, 2048),
+    "llama-1b": _shape(2048, 16, 32, 8, 8192, 8192, rope_theta=500000.0),
+    "llama-3b": _shape(3072, 28, 24, 8, 8192, 8192, rope_theta=500000.0),
+    "llama-8b": _shape(4096, 32, 32, 8, 14336, 8192, rope_theta=500000.0, tie_embeddings=False),
 }
 
 
-def model_config(preset: str, vocab_size: int, max_seq_len: int | None = None, **overrides: Any) -> ModelConfig:
-    """The preset's shape with a vocabulary, an optional other context length, and single fields overridden.
+def model_config(
+    preset: str, vocab_size: int, max_seq_len: int | None = None, **overrides: Any
+) -> ModelConfig:
+    """The preset's shape with a vocabulary, an optional other context length, and fields overridden.
 
     Raises ValueError, naming the presets there are, when `preset` is none of them.
     """
