@@ -35,7 +35,7 @@ def plackett_luce_loss(scores: Tensor, ranks: Tensor, denominator: float) -> Ten
 
 
 def pairwise_agreement(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
-    """(agreeing, pairs): how many strictly ordered pairs of `ranks` the scores order alike; equal scores ½."""
+    """(agreeing, pairs): strictly ordered pairs of `ranks` that the scores order alike; equal scores ½."""
     valid = ranks > 0
     better = (ranks.unsqueeze(2) < ranks.unsqueeze(1)) & valid.unsqueeze(2) & valid.unsqueeze(1)
     margin = scores.unsqueeze(2) - scores.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""GAE against its definition as a double sum, the golden case of a masked tail, and whitening on two workers."""
+"""GAE against its definition, the golden case of a masked tail, and whitening on two workers."""
 
 import numpy as np
 import pytest
