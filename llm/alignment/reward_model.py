@@ -2,7 +2,8 @@
 
 - `plackett_luce_loss`: K responses in order, ties allowed (Luce 1959; Plackett 1975)
 - `pairwise_agreement`: how many strictly ordered pairs the scores order the same way
-- `score_at_end`: a response's score is the score of its last token
+
+A response's score is that of its last token: `llm.models.heads.last_token_scores`.
 """
 
 from __future__ import annotations
@@ -41,8 +42,3 @@ def pairwise_agreement(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     margin = scores.unsqueeze(2) - scores.unsqueeze(1)
     agrees = (margin > 0).double() + 0.5 * (margin == 0).double()
     return agrees[better].sum(), better.sum()
-
-
-def score_at_end(scores: Tensor, lengths: Tensor) -> Tensor:
-    """(batch,): of per-token `scores` (batch, seq), the one at the last non-padding token, `lengths` − 1."""
-    return scores.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1)

@@ -5,8 +5,8 @@ things, and each closes a way to please without being good:
 
     grade = substance · parsed · names · finish
 
-    substance = 1 − exp(−(S + I/4) / 6)    S distinct statements, I distinct identifiers of the part that
-    parses parsed    = 1 if all of it is Python, else ½ · the share of lines before the first syntax error
+    substance = 1 − exp(−(S + I/4) / 6)    S distinct statements, I distinct identifiers, where it parses
+    parsed    = 1 if all of it is Python, else ½ · the share of lines before the first syntax error
     names     = ½ + ½ · the share of names read that are bound: parameters, assignments, builtins, modules
     finish    = 1, or ½ if the response was cut off by the token limit
 

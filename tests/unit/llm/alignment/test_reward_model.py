@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.alignment.reward_model import pairwise_agreement, plackett_luce_loss, score_at_end
+from llm.alignment.reward_model import pairwise_agreement, plackett_luce_loss
 
 
 def log_probability(scores, order):
@@ -68,11 +68,6 @@ def test_agreement_counts_strict_pairs_and_halves_equal_scores():
     ranks = torch.tensor([[1, 2, 3], [1, 1, 0]])
     agreeing, pairs = pairwise_agreement(scores, ranks)
     assert (agreeing.item(), pairs.item()) == (2.5, 3)
-
-
-def test_the_score_is_that_of_the_last_token():
-    scores = torch.arange(12.0).reshape(2, 6)
-    assert score_at_end(scores, torch.tensor([6, 2])).tolist() == [5.0, 7.0]
 
 
 def test_recovers_known_utilities_from_rankings():
