@@ -1,0 +1,3 @@
+"""How a model learns: loss, optimizer, schedule, the step, sharding, checkpoints, and the loop that joins
+them.
+"""

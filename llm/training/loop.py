@@ -1,0 +1,129 @@
+"""The training loop: the same for pre-training and fine-tuning, on one process or many, new or resumed."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.models.decoder import Decoder
+from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from llm.training.loss import summed_cross_entropy
+from llm.training.optimizer import adamw
+from llm.training.recipe import Recipe
+from llm.training.recorder import Recorder
+from llm.training.schedule import warmup_cosine
+from llm.training.step import MicroBatch, NonFiniteError, train_step
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Everything a run is made of. Functions of a step depend on that step alone, so that any step can be
+    redone.
+    """
+
+    model: Decoder
+    """Sharded, holding its first weights."""
+    recipe: Recipe
+    folder: Path
+    """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`."""
+    micro_batches: Callable[[int], Sequence[MicroBatch]]
+    """step (0-based) -> this rank's share of that step's global batch."""
+    data_state: Callable[[int], dict[str, Any]]
+    """steps taken -> the loader's state, for the checkpoint."""
+    check_data_state: Callable[[dict[str, Any]], None]
+    """Raises if a checkpoint's loader state is not of this data."""
+    evaluate: Callable[[], dict[str, float]] = dict
+    """Held-out measures of the model as it is now; every rank calls it."""
+    attachments: dict[str, bytes] = field(default_factory=dict)
+    """Files to copy into each checkpoint, by name."""
+    watcher: Callable[[dict[str, Any]], None] = lambda metrics: None
+    """Told the latest metrics now and then, on rank 0."""
+    may_write: Callable[[], bool] = lambda: True
+    """False once another process has taken this run over."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+def train(run: TrainingRun) -> None:
+    """Train from the newest whole checkpoint, or from the beginning, to `recipe.steps`.
+
+    After any interruption the same call gives the same weights and the same `metrics.jsonl`, bit for bit,
+    on the same number of ranks and threads.
+
+    Raises:
+        NonFiniteError: the loss or gradient is NaN or infinite; the newest checkpoint is from before.
+        Superseded: another process has taken the run over.
+    """
+    recipe, model = run.recipe, run.model
+    optimizer = adamw(model, recipe.peak_learning_rate, recipe.weight_decay, recipe.betas)
+    first_step = _resume(run, optimizer)
+    if recipe.compile:
+        for block in model.blocks:
+            block.compile()
+    recorder = Recorder(run.folder, first_step, recipe.flush_every, run.watcher, run.may_write)
+
+    for step in range(first_step, recipe.steps):
+        started = time.perf_counter()
+        learning_rate = warmup_cosine(
+            step, recipe.steps, recipe.warmup_steps, recipe.peak_learning_rate, recipe.minimum_learning_rate
+        )
+        try:
+            result = train_step(
+                model,
+                optimizer,
+                run.micro_batches(step),
+                language_model_loss(model),
+                learning_rate,
+                recipe.clip_norm,
+            )
+        except NonFiniteError as error:
+            raise NonFiniteError(f"step {step + 1}: {error}. {_mend(run)}") from None
+        seconds = time.perf_counter() - started
+
+        done = step + 1
+        metrics = {"step": done, "loss": result.loss, "learning_rate": learning_rate}
+        metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
+        if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
+            metrics |= run.evaluate()
+        recorder.record(metrics, seconds)
+        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            recorder.flush(durable=True)
+            state = {"data": run.data_state(done)}
+            save_checkpoint(
+                run.checkpoints, done, model, optimizer, state, run.attachments, recipe.keep_checkpoints
+            )
+
+
+def language_model_loss(model: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
+    """(tokens, targets) -> summed next-token cross-entropy of `model`, through its forward for FSDP's sake.
+    """
+
+    def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
+        def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
+            return summed_cross_entropy(hidden, head_weight, targets, model.config.vocab_size)
+
+        return model(tokens, readout=readout)
+
+    return loss_sum
+
+
+def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest whole checkpoint, if there is one; returns the number of steps already taken."""
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is None:
+        return 0
+    state = load_checkpoint(checkpoint, run.model, optimizer)
+    run.check_data_state(state["data"])
+    return int(state["step"])
+
+
+def _mend(run: TrainingRun) -> str:
+    good = newest_checkpoint(run.checkpoints)
+    kept = f"{good.name} is unharmed" if good else "no checkpoint had been written yet"
+    return f"The step was not taken; {kept}. Lower the learning rate or lengthen the warm-up"

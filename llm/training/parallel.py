@@ -1,0 +1,51 @@
+"""Sharding with FSDP2: parameters, gradients and optimizer state are split over all ranks, block by block."""
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+Precision = Literal["bf16", "fp32"]
+
+
+def data_mesh(device: torch.device) -> DeviceMesh:
+    """All ranks of the initialised process group in one dimension."""
+    return init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("data",))
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
+    """Shard `model` (which has `.blocks`) in place: each block, then the root with tables, norms and head.
+
+    In bf16, matmuls and activations are bf16 while the weights that the optimizer moves, and every sum of
+    gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision.
+
+    Gradients are summed over ranks, not averaged: the step has divided by the global token count. The
+    factor and the forced plain sum go together, since gloo has no other reduction.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def gather_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Whole fp32 weights by name on the CPU of rank 0; an empty dict elsewhere. Every rank must call it.
+
+    One parameter is gathered at a time, so that a device never holds more than its shard and that parameter.
+    """
+    keep = not dist.is_initialized() or dist.get_rank() == 0
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        whole = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
+    return weights

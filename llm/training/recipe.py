@@ -1,0 +1,27 @@
+"""The numbers of a training run, as plain frozen data."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long, how fast and how often. The batch itself is the data's business."""
+
+    steps: int
+    peak_learning_rate: float
+    minimum_learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    betas: tuple[float, float]
+    clip_norm: float
+    precision: Literal["bf16", "fp32"]
+    evaluate_every: int
+    """Steps between evaluations during training; 0 for none."""
+    checkpoint_every: int
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int
+    flush_every: int
+    """Steps between writes of the metrics to disk and reports to whoever watches."""
+    compile: bool = False
+    """Whether to compile each block (needs a C++ compiler on a CPU)."""

@@ -1,0 +1,69 @@
+"""What a run tells about itself while it goes: metrics on disk, speed on disk, the latest of both to a
+watcher.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from llm.training.metrics_log import JsonLines
+
+
+class Superseded(RuntimeError):
+    """Another process has taken this run over: this one must not write any more."""
+
+
+class Recorder:
+    """Writes on rank 0 and does nothing on the others.
+
+    `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
+    to `timing.jsonl`, one line a flush: seconds spent in training steps alone (not in evaluation or
+    checkpoints) and the tokens learned from per such second.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        resumed_step: int,
+        flush_every: int,
+        watcher: Callable[[dict[str, Any]], None],
+        may_write: Callable[[], bool],
+    ) -> None:
+        self._flush_every, self._watcher, self._may_write = flush_every, watcher, may_write
+        self._seconds, self._tokens = 0.0, 0
+        self._latest: dict[str, Any] = {}
+        self._active = not dist.is_initialized() or dist.get_rank() == 0
+        if self._active:
+            self._metrics = JsonLines(folder / "metrics.jsonl", resumed_step)
+            self._timing = JsonLines(folder / "timing.jsonl", resumed_step)
+
+    def record(self, metrics: dict[str, Any], seconds: float) -> None:
+        """Take one step's metrics (`step` and `tokens` among them) and how long the step took."""
+        if not self._active:
+            return
+        self._metrics.append(metrics)
+        self._latest = metrics
+        self._seconds, self._tokens = self._seconds + seconds, self._tokens + metrics["tokens"]
+        if metrics["step"] % self._flush_every == 0:
+            self.flush()
+
+    def flush(self, durable: bool = False) -> None:
+        """Write what is pending and tell the watcher; `durable` waits for the disk.
+
+        Raises:
+            Superseded: another process writes this run now.
+        """
+        if not self._active:
+            return
+        if not self._may_write():
+            raise Superseded("another process has taken over this training run; this one stops")
+        speed: dict[str, Any] = {}
+        if self._tokens:
+            speed = {"seconds": self._seconds, "tokens_per_s": self._tokens / self._seconds}
+            self._timing.append({"step": self._latest["step"], **speed})
+            self._seconds, self._tokens = 0.0, 0
+        self._metrics.flush(durable)
+        self._timing.flush()
+        self._watcher(self._latest | speed)

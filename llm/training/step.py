@@ -1,0 +1,93 @@
+"""One optimizer step over a global batch, on any number of ranks and in any number of micro-batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from llm.training.loss import IGNORE
+from llm.training.optimizer import set_learning_rate
+
+MicroBatch = tuple[Tensor, Tensor]
+"""Tokens and targets, both (sequences, seq) int64; targets are `IGNORE` where nothing is predicted."""
+
+LossSum = Callable[[Tensor, Tensor], Tensor]
+"""(tokens, targets) -> the summed loss of a micro-batch, a scalar with a gradient."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did; equal on every rank."""
+
+    loss: float
+    """Mean loss per valid token of the global batch, in nats."""
+    grad_norm: float
+    """Global norm of the gradient before clipping."""
+    tokens: int
+    """Valid tokens in the global batch."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient is NaN or infinite. Raised before the optimizer step: the weights are still
+    good.
+    """
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[MicroBatch],
+    loss_sum: LossSum,
+    learning_rate: float,
+    clip_norm: float,
+) -> StepResult:
+    """Take one step with this rank's share of the global batch.
+
+        gradient = Σ_ranks Σ_micro-batches ∇ loss_sum / (valid tokens of the global batch)
+
+    The divisor is global, so that neither padding nor the split over ranks and micro-batches changes the
+    result (a mean of means would).
+
+    Raises:
+        NonFiniteError: the loss or the gradient norm is NaN or infinite, on every rank alike.
+        ValueError: no token of the global batch is valid.
+    """
+    device = micro_batches[0][0].device
+    valid = torch.stack([(targets != IGNORE).sum() for _, targets in micro_batches]).sum()
+    tokens = int(_sum_over_ranks(valid).item())
+    if tokens == 0:
+        raise ValueError("no token of the batch is to be predicted: every target is masked")
+
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for index, (inputs, targets) in enumerate(micro_batches):
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(index == len(micro_batches) - 1)
+        loss = loss_sum(inputs, targets)
+        (loss / tokens).backward()
+        total += loss.detach()
+    mean_loss = _sum_over_ranks(total).item() / tokens
+
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    grad_norm = norm.item()
+    if not (torch.isfinite(norm).item() and abs(mean_loss) != float("inf") and mean_loss == mean_loss):
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteError(f"loss {mean_loss}, gradient norm {grad_norm}")
+    if clip_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+
+    set_learning_rate(optimizer, learning_rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(mean_loss, grad_norm, tokens)
+
+
+def _sum_over_ranks(value: Tensor) -> Tensor:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+    return value
