@@ -1,0 +1,1 @@
+"""Sample responses to the same prompts and rank them."""
