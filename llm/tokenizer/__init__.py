@@ -1,0 +1,1 @@
+"""SentencePiece tokenizers: training, exact encoding and decoding, the chat template."""
