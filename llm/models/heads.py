@@ -38,5 +38,5 @@ class DecoderWithScalar(Trunk):
 
 
 def last_token_scores(scores: Tensor, lengths: Tensor) -> Tensor:
-    """The score (batch,) at each sequence's last token: scores (batch, seq) right-padded, lengths (batch,)."""
+    """Scores (batch,) at each sequence's last token; scores (batch, seq) right-padded, lengths (batch,)."""
     return scores.gather(1, (lengths - 1).unsqueeze(1)).squeeze(1)

@@ -15,7 +15,7 @@ BASE_STD = 0.02
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
-    """Fill every parameter of `model` (which has `.config`) in place; a DTensor gets its shard, untransmitted."""
+    """Fill every parameter of `model` (which has `.config`) in place; a DTensor takes its own shard."""
     n_layers = model.config.n_layers  # type: ignore[union-attr]
     for name, parameter in model.named_parameters():
         value = initial_value(name, parameter.shape, n_layers, seed).to(parameter.device, parameter.dtype)

@@ -21,7 +21,7 @@ def _shape(
 PRESETS: dict[str, dict[str, Any]] = {
     # ~0.1M parameters at vocab 512: for tests.
     "tiny-100k": _shape(64, 2, 4, 2, 128, 256),
-    # 1.9M at vocab 2048. Wide and shallow, with a third of the KV heads: fast on a CPU, training and decoding.
+    # 1.9M at vocab 2048. Wide and shallow, with few KV heads: fast on a CPU, training and decoding.
     "quickstart-2m": _shape(192, 4, 6, 2, 480, 512),
     "llama-15m": _shape(288, 6, 6, 6, 768, 1024),
     "llama-125m": _shape(768, 12, 12, 12, 2048, 2048),

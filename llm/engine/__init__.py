@@ -1,0 +1,1 @@
+"""Generation: continuous batching over a fixed set of KV slots, for rollouts and for serving alike."""
