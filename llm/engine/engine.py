@@ -76,8 +76,8 @@ class Engine:
             raise RequestError("the prompt is empty; it needs at least one token")
         if length + wanted > self.max_seq_len:
             raise RequestError(
-                f"the prompt's {length} tokens and max_tokens={wanted} exceed the context of {self.max_seq_len}; "
-                f"shorten the prompt or ask for at most {max(0, self.max_seq_len - length)} tokens"
+                f"the prompt's {length} tokens and max_tokens={wanted} exceed the {self.max_seq_len} there is "
+                f"room for; shorten the prompt or ask for at most {max(0, self.max_seq_len - length)} tokens"
             )
         if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocab_size:
             raise RequestError(f"the prompt has a token id outside 0 … {self.vocab_size - 1}")
@@ -138,10 +138,11 @@ class Engine:
         return outputs
 
     def _run(self, decoded: list[Sequence], chunks: list[Chunk]) -> Tensor:
-        """fp32 logits (rows, vocab_size): a row per sequence that is ready to sample, then rows that score."""
+        """fp32 logits (rows, vocab_size): a row per sequence that is ready to sample, then rows to score."""
         tokens = [sequence.tokens[-1] for sequence in decoded]
         positions = [sequence.computed for sequence in decoded]
-        sampled, scored = list(range(len(decoded))), []
+        sampled = list(range(len(decoded)))
+        scored: list[int] = []
         for chunk in chunks:
             offset, end = len(tokens), chunk.start + chunk.count
             tokens.extend(chunk.sequence.tokens[chunk.start : end])
@@ -151,7 +152,7 @@ class Engine:
                 sampled.append(len(tokens) - 1)
         position = torch.tensor(positions, device=self.device)
         attend = StepAttention(self.cache, position[: len(decoded)], chunks)
-        rows = torch.tensor(sampled + scored, device=self.device)
+        rows = torch.tensor(sampled + scored, dtype=torch.int64, device=self.device)
         logits = self.model(
             torch.tensor(tokens, device=self.device).unsqueeze(0),
             position.unsqueeze(0),

@@ -49,7 +49,7 @@ def keep_top(logprobs: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
     to and including the one whose cumulative probability (among those top-k kept) first reaches top_p. Among
     equal logits at the border the lower id stays.
     """
-    ordered, ids = logprobs.sort(-1, descending=True, stable=True)
+    ordered, ids = torch.sort(logprobs, dim=-1, descending=True, stable=True)
     rank = torch.arange(logprobs.shape[1], device=logprobs.device)
     ordered = ordered.masked_fill((rank >= top_k.unsqueeze(1)) & (top_k > 0).unsqueeze(1), -torch.inf)
     probabilities = torch.softmax(ordered, -1)
