@@ -188,7 +188,7 @@ def test_bfloat16_stays_close(model):
         (
             [9] * 250,
             {"max_tokens": 10},
-            "250 tokens and max_tokens=10 exceed the 256 there is room for; .* at most 6",
+            "250 tokens and max_tokens=10 exceed the 256 there is room for: .* at most 6",
         ),
         ([500], {}, "token id outside 0 … 499"),
         ([-1], {}, "token id outside"),

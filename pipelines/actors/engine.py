@@ -1,0 +1,69 @@
+"""One engine in one Ray actor: token ids in, token ids out, weights by reference."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+
+from llm.engine.engine import Engine
+from llm.engine.generate import generate
+from llm.engine.request import Completion, Request
+from llm.models.decoder import Decoder
+from llm.models.load import load_model
+from pipelines.actors.weights import Place, unpack
+
+
+@ray.remote(max_restarts=0)
+class EngineActor:
+    """Generates for other actors. Who owns it restarts it: a fresh one has old weights until told better.
+
+    Args:
+        model_path: a model directory with a language-model head.
+        max_batch: most sequences generated at once.
+        max_seq_len: most tokens of prompt and response; the model's own limit by default.
+        threads: CPU threads for the matmuls; by default the CPUs that Ray gave this actor.
+        dtype: torch dtype of weights and cache, "float32" or "bfloat16".
+    """
+
+    def __init__(
+        self,
+        model_path: Path,
+        *,
+        max_batch: int = 128,
+        max_seq_len: int | None = None,
+        threads: int | None = None,
+        dtype: str = "float32",
+    ) -> None:
+        assigned = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+        torch.set_num_threads(threads or max(1, assigned))
+        model, _ = load_model(model_path)
+        if not isinstance(model, Decoder):
+            raise ValueError(f"{model_path} is a scalar model; the engine needs a language model")
+        self.engine = Engine(
+            model,
+            max_batch=max_batch,
+            max_seq_len=max_seq_len,
+            step_tokens=max(2048, 2 * max_batch),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            dtype=getattr(torch, dtype),
+        )
+
+    def generate(self, requests: list[Request]) -> list[Completion]:
+        """Completions in the order of the requests. Raises RequestError, before any runs, if one cannot."""
+        return generate(self.engine, requests)
+
+    def update_weights(self, layout: Sequence[Place], version: int, *buckets: np.ndarray) -> int:
+        """Swap in weights sent as flat uint8 buckets (see weights.py); returns the version now served."""
+        self.engine.update_weights(unpack(buckets, layout), version)
+        return self.engine.weights_version
+
+    def health(self) -> dict[str, int]:
+        """Process id, version of the weights and requests under way."""
+        return {
+            "pid": os.getpid(),
+            "weights_version": self.engine.weights_version,
+            "requests": len(self.engine.sequences),
+        }
