@@ -1,0 +1,1 @@
+"""Token shards on disk, the closed-form training order, the loader, and batches of conversations."""

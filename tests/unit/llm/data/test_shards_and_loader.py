@@ -1,0 +1,123 @@
+"""Shards read back what was written; the stream is one, whoever reads it and however often it stops."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.data.loader import TokenLoader
+from llm.data.order import Order
+from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json, token_dtype
+
+
+def write(root, documents, vocab_size=300, shard_bytes=64):
+    splits = {}
+    for split in ("train", "heldout"):
+        with ShardWriter(root, split, "00000", vocab_size, eos_id=3, shard_bytes=shard_bytes) as writer:
+            for document in documents:
+                writer.add(np.array(document, dtype=np.int32), text_bytes=2 * len(document))
+        splits[split] = writer.shards
+    (root / SHARDS_FILE).write_bytes(shards_json(vocab_size, "f" * 64, 3, splits))
+    return TokenShards.open(root, "train")
+
+
+documents = st.lists(st.lists(st.integers(4, 299), max_size=40), min_size=1, max_size=12)
+
+
+@given(documents=documents, vocab_size=st.sampled_from([300, 65_536, 65_537, 200_000]))
+@settings(max_examples=60, deadline=None)
+def test_round_trip(tmp_path_factory, documents, vocab_size):
+    shards = write(tmp_path_factory.mktemp("tokens"), documents, vocab_size)
+    read = []
+    for k, tokens in enumerate(shards.shard_tokens):
+        stream, ends = shards.read(k, 0, tokens), shards.document_ends(k).tolist()
+        read += [stream[a:b].tolist() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        assert tokens * shards.dtype.itemsize <= 64 or len(ends) == 1
+    assert read == [[*document, 3] for document in documents]
+    assert shards.documents == len(documents)
+    assert shards.bytes == sum(2 * len(document) for document in documents)
+    assert shards.dtype == (np.uint16 if vocab_size <= 65_536 else np.uint32)
+
+
+def test_same_documents_make_the_same_bytes_wherever_they_lie(tmp_path):
+    first, second = (write(tmp_path / name, [[5, 6, 7], [8] * 50, [9]]) for name in "ab")
+    assert first.fingerprint == second.fingerprint
+    names = sorted(str(p.relative_to(tmp_path / "a")) for p in (tmp_path / "a").rglob("*.*"))
+    assert names == sorted(str(p.relative_to(tmp_path / "b")) for p in (tmp_path / "b").rglob("*.*"))
+    assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in names)
+    assert write(tmp_path / "c", [[5, 6, 7], [8] * 50, [10]]).fingerprint != first.fingerprint
+
+
+def test_an_error_leaves_no_file(tmp_path):
+    def write_half():
+        with ShardWriter(tmp_path, "train", "00000", 300, 3) as writer:
+            writer.add(np.arange(10), 10)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list((tmp_path / "train").iterdir()) == []
+
+
+def test_damage_and_wrong_names_are_refused(tmp_path):
+    shards = write(tmp_path, [[5] * 20])
+    with pytest.raises(ValueError, match="there is heldout, train"):
+        TokenShards.open(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match="manta tokens"):
+        TokenShards.open(tmp_path / "train", "train")
+    with open(tmp_path / shards.shards[0].file, "ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ValueError, match=r"has 43 bytes, shards\.json says 42"):
+        TokenShards.open(tmp_path, "train")
+    assert json.loads((tmp_path / SHARDS_FILE).read_bytes())["dtype"] == token_dtype(300).name
+
+
+@pytest.fixture
+def shards(tmp_path):
+    return write(tmp_path, [list(range(4, 4 + n)) for n in (40, 7, 93, 60, 21, 33)])
+
+
+def loader(shards, seed=1, seq_len=8):
+    return TokenLoader(shards, Order(shards.shard_tokens, seq_len, seed, block_samples=3, window_blocks=2))
+
+
+def test_batch_reads_what_the_order_names(shards):
+    reader = loader(shards)
+    rows = reader.batch(0, reader.order.samples_per_epoch)
+    assert rows.dtype == np.int64
+    whole = [shards.read(k, 0, n) for k, n in enumerate(shards.shard_tokens)]
+    expected = [part[i : i + 8].tolist() for part in whole for i in range(0, len(part) - 7, 8)]
+    assert sorted(rows.tolist()) == sorted(expected)
+    assert np.array_equal(reader.batch(5, 9), np.concatenate([reader.batch(5, 4), reader.batch(9, 5)]))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+def test_one_stream_for_any_world_size_and_any_number_of_resumes(shards, world_size):
+    expected = loader(shards).batch(0, 12 * 6)  # beyond one epoch
+    state, rows = loader(shards).state(), []
+    for _ in range(6):  # resume before each step, each time through JSON
+        ranks = [loader(shards) for _ in range(world_size)]
+        for reader in ranks:
+            reader.load_state(json.loads(json.dumps(state)))
+        rows += [reader.rank_batch(12, rank, world_size) for rank, reader in enumerate(ranks)]
+        for reader in ranks:
+            reader.batch(reader.samples_consumed, 24)  # reading ahead does not count
+            reader.advance(12)
+        state = ranks[-1].state()
+    assert state["samples_consumed"] == 72
+    assert np.array_equal(np.concatenate(rows), expected)
+
+
+def test_a_changed_dataset_is_refused_by_naming_the_difference(shards, tmp_path):
+    state = loader(shards).state()
+    more = write(tmp_path / "more", [[7] * 500], shard_bytes=2000)
+    with pytest.raises(ValueError, match=r"content .*; shards \d+ → 1; tokens 260 → 501; resume with"):
+        loader(more).load_state(state)
+    with pytest.raises(ValueError, match="this data: seed 1 → 2; resume"):
+        loader(shards, seed=2).load_state(state)
+    with pytest.raises(ValueError, match="seq_len 8 → 4"):
+        loader(shards, seq_len=4).load_state(state)
+    with pytest.raises(ValueError, match="12 samples does not divide by 5 ranks"):
+        loader(shards).rank_batch(12, 0, 5)
