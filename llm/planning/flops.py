@@ -1,5 +1,4 @@
-"""How many floating-point operations training takes (Chowdhery et al., 2022, arXiv:2204.02311, appendix B).
-"""
+"""Floating-point operations of training (Chowdhery et al., 2022, arXiv:2204.02311, appendix B)."""
 
 from llm.models.config import ModelConfig
 

@@ -28,8 +28,7 @@ class SafeReader(FileSystemReader):
     """A DCP reader for files that anybody may have written."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index of the checkpoint; raises `pickle.UnpicklingError` if it names anything else than data.
-        """
+        """The index of the checkpoint; raises `pickle.UnpicklingError` if it names code."""
         with open(Path(str(self.path)) / ".metadata", "rb") as stream:
             metadata: Metadata = _IndexUnpickler(stream).load()
         if metadata.storage_meta is None:

@@ -101,8 +101,7 @@ def train(run: TrainingRun) -> None:
 
 
 def language_model_loss(model: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
-    """(tokens, targets) -> summed next-token cross-entropy of `model`, through its forward for FSDP's sake.
-    """
+    """(tokens, targets) -> summed next-token cross-entropy, inside `model`'s forward for FSDP's sake."""
 
     def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
         def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:

@@ -32,24 +32,9 @@ def summed_cross_entropy(hidden: Tensor, head_weight: Tensor, targets: Tensor, v
         vocab_size: ids that may be predicted.
     """
     loss: Tensor = _SummedCrossEntropy.apply(
-        hidden.flatten(0, -2), head_weight[:vocab_size], targets.flatten()
+        hidden.flatten(0, -2), head_weight[:vocab_size], targets.flatten(), torch.is_grad_enabled()
     )
     return loss
-
-
-def token_losses(hidden: Tensor, head_weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
-    """−log p(target) of every position, fp32, the shape of `targets`; 0 where the target is `IGNORE`. No
-    gradient.
-    """
-    weight, rows = head_weight[:vocab_size], hidden.flatten(0, -2)
-    losses = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
-    with torch.no_grad():
-        for chunk in _chunks(len(rows), vocab_size):
-            logits = F.linear(rows[chunk], weight).float()
-            losses[chunk] = F.cross_entropy(
-                logits, targets.flatten()[chunk], ignore_index=IGNORE, reduction="none"
-            )
-    return losses.view(targets.shape)
 
 
 def next_token_targets(tokens: Tensor, loss_mask: Tensor | None = None) -> Tensor:
@@ -67,7 +52,7 @@ def next_token_targets(tokens: Tensor, loss_mask: Tensor | None = None) -> Tenso
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> Tensor:
         """hidden (rows, d_model), weight (vocab, d_model), targets (rows,) -> fp32 scalar."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
@@ -78,6 +63,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
             valid = (targets[chunk] != IGNORE).unsqueeze(1)
             target = targets[chunk].unsqueeze(1).where(valid, 0)
             total += (log_normaliser - logits.gather(1, target)).where(valid, 0).sum()
+            if not with_gradient:
+                continue
             grad_logits = logits.sub_(log_normaliser).exp_()
             grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
             grad_logits = grad_logits.mul_(valid).to(hidden.dtype)
@@ -88,9 +75,9 @@ class _SummedCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, (grad_weight * grad).to(ctx.weight_dtype), None
+        return grad_hidden * grad, (grad_weight * grad).to(ctx.weight_dtype), None, None
 
 
 def _chunks(rows: int, vocab: int) -> list[slice]:

@@ -27,8 +27,7 @@ class JsonLines:
         self._pending.append(json.dumps(record) + "\n")
 
     def flush(self, durable: bool = False) -> None:
-        """Write what is pending; with `durable`, also wait for the disk, as a checkpoint that follows must.
-        """
+        """Write what is pending; `durable` also waits for the disk, as before a checkpoint."""
         with open(self._path, "a") as stream:
             stream.write("".join(self._pending))
             stream.flush()

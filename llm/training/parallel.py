@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 Precision = Literal["bf16", "fp32"]
 
@@ -49,3 +49,21 @@ def gather_weights(model: nn.Module) -> dict[str, Tensor]:
         if keep:
             weights[name] = whole.detach().to("cpu", torch.float32, copy=True)
     return weights
+
+
+@torch.no_grad()
+def scatter_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Fill `model`, sharded or not, with whole weights that every rank has; each takes its own shard of them.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    parameters = dict(model.named_parameters())
+    if parameters.keys() != weights.keys():
+        differing = sorted(parameters.keys() ^ weights.keys())
+        raise ValueError(f"the weights are not of this model: {', '.join(differing[:3])} on one side only")
+    for name, parameter in parameters.items():
+        value = weights[name].to(parameter.device, parameter.dtype)
+        if isinstance(parameter, DTensor):
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(value)

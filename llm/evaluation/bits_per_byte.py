@@ -1,0 +1,132 @@
+"""Held-out bits per byte: how many bits a model needs for each byte of raw text, whatever its tokenizer.
+
+    bits per byte = Σ_tokens −log₂ p(token | context) / (UTF-8 bytes of the raw text)
+
+Every held-out token is scored exactly once, the end-of-text token of each document too. The text is cut
+into windows that do not overlap; the first token of a window is predicted from the one token before it, and
+the first token of a shard from the end-of-text token, which is what precedes a document in training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from llm.data.shards import TokenShards
+from llm.models.decoder import Decoder
+
+IGNORE = -100
+_ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
+
+
+@dataclass(frozen=True)
+class Window:
+    """Targets `start` … `start + length − 1` of a shard."""
+
+    shard: int
+    start: int
+    length: int
+
+
+def windows(shard_tokens: Sequence[int], length: int, limit: int | None = None) -> list[Window]:
+    """Windows of up to `length` tokens that together cover every token once, or `limit` of them evenly
+    spaced.
+    """
+    every = [
+        Window(shard, start, min(length, tokens - start))
+        for shard, tokens in enumerate(shard_tokens)
+        for start in range(0, tokens, length)
+    ]
+    if limit is None or limit >= len(every):
+        return every
+    return [every[index * len(every) // limit] for index in range(limit)]
+
+
+def bits_per_byte(
+    model: Decoder, shards: TokenShards, length: int, batch_size: int, limit: int | None = None
+) -> float:
+    """Bits per byte of a held-out split under `model`. Every rank calls it and gets the same answer.
+
+    With `limit`, that many windows stand for all; their bits per token are put in proportion to the split's
+    bytes per token, since the bytes of a window alone are not recorded.
+
+    Args:
+        length: window length in tokens, at most what the model was trained with.
+        batch_size: windows in one forward pass.
+    """
+    mine = windows(shards.shard_tokens, length, limit)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    passes = math.ceil(len(mine) / (world * batch_size))  # Equal on all ranks: FSDP gathers in every one.
+    mine = mine[rank::world]
+    device = next(model.parameters()).device
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for start in range(0, passes * batch_size, batch_size):
+        inputs, targets = _batch(shards, mine[start : start + batch_size], length)
+        nats = _score(model, inputs.to(device), targets.to(device))
+        total += torch.stack((nats.double().sum(), (targets != IGNORE).sum().to(device)))
+    if world > 1:
+        dist.all_reduce(total)
+    nats_per_token = (total[0] / total[1]).item()
+    return nats_per_token / math.log(2) * sum(shards.shard_tokens) / shards.bytes
+
+
+def unigram_bits_per_byte(train: TokenShards, heldout: TokenShards, vocab_size: int) -> float:
+    """Bits per byte of a held-out split under the token frequencies of the training split.
+
+        p(token) = (count + 1) / (tokens + vocab_size)
+
+    What a model must beat by far to have learned more than which tokens are frequent.
+    """
+    seen, met = _counts(train, vocab_size), _counts(heldout, vocab_size)
+    bits = -np.log2((seen + 1) / (seen.sum() + vocab_size))
+    return float((met * bits).sum() / heldout.bytes)
+
+
+def _counts(shards: TokenShards, vocab_size: int) -> np.ndarray:
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for shard, tokens in enumerate(shards.shard_tokens):
+        for start in range(0, tokens, 1 << 24):
+            part = shards.read(shard, start, min(1 << 24, tokens - start))
+            counts += np.bincount(part, minlength=vocab_size)
+    return counts
+
+
+def _batch(shards: TokenShards, chosen: Sequence[Window], length: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (windows, length); a rank that has run out of windows gets one with nothing to
+    score.
+    """
+    inputs = np.full((max(1, len(chosen)), length), shards.eos_id, dtype=np.int64)
+    targets = np.full_like(inputs, IGNORE)
+    for row, window in enumerate(chosen):
+        tokens = shards.read(window.shard, window.start, window.length)
+        before = shards.read(window.shard, window.start - 1, 1)[0] if window.start else shards.eos_id
+        inputs[row, 0], inputs[row, 1 : window.length] = before, tokens[:-1]
+        targets[row, : window.length] = tokens
+    return torch.from_numpy(inputs), torch.from_numpy(targets)
+
+
+@torch.no_grad()
+def _score(model: Decoder, inputs: Tensor, targets: Tensor) -> Tensor:
+    """−log p of every target in nats, (batch · length,), 0 where there is none."""
+
+    def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
+        """hidden (batch, length, d_model): only a chunk's logits, without the padding of the vocabulary,
+        exist.
+        """
+        weight = head_weight[: model.config.vocab_size]
+        rows = zip(
+            hidden.flatten(0, 1).split(_ROWS_AT_A_TIME), targets.flatten().split(_ROWS_AT_A_TIME), strict=True
+        )
+        return torch.cat(
+            [
+                F.cross_entropy(F.linear(h, weight).float(), t, ignore_index=IGNORE, reduction="none")
+                for h, t in rows
+            ]
+        )
+
+    return model(inputs, readout=readout)

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: a base model and conversations in, a chat model out."""

@@ -1,0 +1,22 @@
+"""Configuration of supervised fine-tuning."""
+
+from pydantic import Field
+
+from pipelines.stage_config import How
+from pipelines.training_config import OptimizerConfig, TrainingConfig
+
+
+class FinetuneConfig(TrainingConfig):
+    """Teach a base model to answer, from conversations; only the assistant's words are learned."""
+
+    base: str = "base"
+    """Model to start from: NAME or NAME/VERSION under models/."""
+    corpus: str = "chat"
+    """Conversations to learn from: NAME or NAME/VERSION under corpora/."""
+    epochs: int = Field(default=2, gt=0)
+    """Times that every conversation is seen."""
+    max_seq_len: int = Field(default=256, gt=1)
+    """Longer conversations, in tokens, are left out."""
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=20)
+    evaluate_conversations: How[int] = Field(default=128, gt=0)
+    """Held-out conversations scored at each evaluation during training; at the end all are."""

@@ -1,0 +1,70 @@
+"""Supervised fine-tuning as a stage: models/BASE + corpora/CONVERSATIONS → models/…"""
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.models.load import load_config
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+
+LOGIC_VERSION = 1
+
+
+def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The base model and the conversations; raises UserError if one is missing or does not fit the other."""
+    base, corpus = store.resolve("models", config.base), store.resolve("corpora", config.corpus)
+    if corpus.counts.get("format") != "conversations":
+        raise UserError(
+            f"--corpus {config.corpus}: {corpus.ref} holds plain text; "
+            "fine-tuning needs a corpus of conversations (`manta corpus --help`)"
+        )
+    shape, head = load_config(base.path)
+    if head != "lm":
+        raise UserError(f"--base {config.base}: {base.ref} is a {head} model; give a language model")
+    if config.max_seq_len > shape.max_seq_len:
+        raise UserError(
+            f"--max-seq-len {config.max_seq_len} is longer than {base.ref} allows: "
+            f"use at most {shape.max_seq_len}"
+        )
+    return {"base": base, "corpus": corpus}
+
+
+def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
+    """Train, or go on training, and commit the model."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    draft = store.begin(
+        kind="models",
+        name=config.name,
+        stage="finetune",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(draft, Artifact):
+        return draft
+    base, corpus = inputs["base"], inputs["corpus"]
+    model, _ = load_config(base.path)
+    prepare_model_folder(draft.path, model, base.path)
+
+    # Ray Train takes seconds to import, and there was nothing to do until here.
+    from llm.tokenizer.load import load_tokenizer
+    from pipelines.finetune.conversations import training_batches
+    from pipelines.finetune.worker import finetune_worker
+    from pipelines.training_launch import run_training
+
+    batches = training_batches(config, corpus.path, load_tokenizer(base.path))
+    counts = run_training(
+        finetune_worker,
+        stage="finetune",
+        config=config,
+        cluster=cluster,
+        model=model,
+        folder=draft.path,
+        inputs={"base": base.path, "corpus": corpus.path, "tokenizer": base.path / TOKENIZER},
+        steps=config.epochs * batches.batches_per_epoch,
+    )
+    return draft.commit(counts, exclude=NOT_THE_RESULT)

@@ -1,0 +1,1 @@
+"""Pre-training: token shards in, a base model out."""

@@ -1,0 +1,63 @@
+"""Configuration of pre-training."""
+
+from typing import Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from llm.models.config import ModelConfig
+from llm.models.presets import model_config
+from pipelines.stage_config import Frozen, How
+from pipelines.training_config import TrainingConfig
+
+
+class ModelChoice(Frozen):
+    """A preset and what to change in it."""
+
+    preset: str = "quickstart-2m"
+    """Named shape, such as quickstart-2m or llama-125m."""
+    max_seq_len: int | None = Field(default=None, gt=0)
+    """Longest sequence the model may be served with; default: the preset's."""
+    d_model: int | None = Field(default=None, gt=0)
+    """Width; default: the preset's."""
+    n_layers: int | None = Field(default=None, gt=0)
+    """Blocks; default: the preset's."""
+    n_heads: int | None = Field(default=None, gt=0)
+    """Query heads; default: the preset's."""
+    n_kv_heads: int | None = Field(default=None, gt=0)
+    """Key/value heads; default: the preset's."""
+    d_ff: int | None = Field(default=None, gt=0)
+    """Width of the feed-forward layers; default: the preset's."""
+
+    def shape(self, vocab_size: int) -> ModelConfig:
+        """The model's configuration; raises ValueError if there is no such preset or the changes do not
+        fit.
+        """
+        changes: dict[str, Any] = self.model_dump(exclude={"preset"}, exclude_none=True)
+        try:
+            return model_config(self.preset, vocab_size, **changes)
+        except ValidationError as error:
+            raise ValueError(f"model: {error.errors()[0]['msg']}") from None
+
+
+class PretrainConfig(TrainingConfig):
+    """Train a language model from scratch on token shards."""
+
+    tokens: str = "default"
+    """Token shards to learn from: NAME or NAME/VERSION under tokens/."""
+    model: ModelChoice = ModelChoice()
+    steps: int = Field(default=1000, gt=0)
+    """Optimizer steps."""
+    seq_len: int = Field(default=256, gt=1)
+    """Tokens in one training sequence."""
+    evaluate_windows: How[int] = Field(default=32, gt=0)
+    """Held-out sequences scored at each evaluation during training; at the end all are."""
+
+    @model_validator(mode="after")
+    def _sequence_fits_the_model(self) -> Self:
+        longest = self.model.shape(vocab_size=1).max_seq_len
+        if self.seq_len > longest:
+            raise ValueError(
+                f"seq_len={self.seq_len} is longer than the model's max_seq_len={longest}: "
+                "shorten it or raise --model.max-seq-len"
+            )
+        return self

@@ -1,0 +1,68 @@
+"""Pre-training as a stage: tokens/… → models/…"""
+
+import json
+from typing import Any
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from pipelines.model_folder import NOT_THE_RESULT, prepare_model_folder
+from pipelines.pretrain.config import PretrainConfig
+
+LOGIC_VERSION = 1
+
+
+def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The token shards; raises UserError if they are missing or too few for one sequence."""
+    tokens = store.resolve("tokens", config.tokens)
+    longest = max((part["tokens"] for part in _shards(tokens)["splits"]["train"]), default=0)
+    if longest < config.seq_len:
+        raise UserError(
+            f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training tokens; "
+            "shorten the sequences or tokenize more text"
+        )
+    return {"tokens": tokens}
+
+
+def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
+    """Train, or go on training, and commit the model."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    draft = store.begin(
+        kind="models",
+        name=config.name,
+        stage="pretrain",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(draft, Artifact):
+        return draft
+    tokens = inputs["tokens"]
+    model = config.model.shape(_shards(tokens)["vocab_size"])
+    tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
+    prepare_model_folder(draft.path, model, tokenizer.path)
+
+    # Ray Train and torch take seconds to import, and there was nothing to do until here.
+    from pipelines.pretrain.worker import pretrain_worker
+    from pipelines.training_launch import run_training
+
+    counts = run_training(
+        pretrain_worker,
+        stage="pretrain",
+        config=config,
+        cluster=cluster,
+        model=model,
+        folder=draft.path,
+        inputs={"tokens": tokens.path, "tokenizer": tokenizer.path / "tokenizer.model"},
+        steps=config.steps,
+    )
+    return draft.commit(counts, exclude=NOT_THE_RESULT)
+
+
+def _shards(tokens: Artifact) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((tokens.path / "shards.json").read_bytes())
+    return content

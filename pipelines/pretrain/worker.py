@@ -1,0 +1,73 @@
+"""One pre-training worker: the training loop of `llm.training.loop` over token shards."""
+
+from typing import Any
+
+import torch
+
+from llm.data.loader import TokenLoader
+from llm.data.order import Order
+from llm.data.shards import TokenShards
+from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
+from llm.tokenizer.load import load_tokenizer
+from llm.training.loop import TrainingRun, train
+from llm.training.loss import next_token_targets
+from llm.training.step import MicroBatch
+from pipelines.pretrain.config import PretrainConfig
+from pipelines.training_launch import TrainingJob
+from pipelines.training_worker import (
+    Claim,
+    Watcher,
+    attachments,
+    my_share,
+    sharded_model,
+    training_worker,
+    write_model,
+)
+
+
+def pretrain_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Train from the newest checkpoint to the end, write the model, and return the manifest's counts."""
+    job: TrainingJob = arguments["job"]
+    config = job.config
+    assert isinstance(config, PretrainConfig)
+    with training_worker(job) as device:
+        shards = TokenShards.open(job.inputs["tokens"], "train")
+        heldout = TokenShards.open(job.inputs["tokens"], "heldout")
+        loader = TokenLoader(shards, Order(shards.shard_tokens, config.seq_len, config.seed))
+        tokenizer = load_tokenizer(job.inputs["tokenizer"])
+        model = sharded_model(job, device, weights=None)
+
+        def micro_batches(step: int) -> list[MicroBatch]:
+            first, count = my_share(config.global_batch)
+            samples = loader.batch(step * config.global_batch + first, count)
+            tokens = torch.from_numpy(samples).to(device)
+            return [(part, next_token_targets(part)) for part in tokens.split(config.micro_batch)]
+
+        def evaluate(limit: int | None = config.evaluate_windows) -> dict[str, float]:
+            value = bits_per_byte(model, heldout, config.seq_len, config.micro_batch, limit)
+            return {"heldout_bits_per_byte": value}
+
+        train(
+            TrainingRun(
+                model=model,
+                recipe=config.recipe(config.steps),
+                folder=job.folder,
+                micro_batches=micro_batches,
+                data_state=lambda steps: {**loader.state(), "samples_consumed": steps * config.global_batch},
+                check_data_state=loader.load_state,
+                evaluate=evaluate,
+                attachments=attachments(job),
+                watcher=Watcher(job, device, config.seq_len),
+                may_write=Claim(job.folder).holds,
+            )
+        )
+        write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
+        unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
+        return {
+            "parameters": job.model.parameter_count,
+            "steps": config.steps,
+            "tokens": config.steps * config.global_batch * config.seq_len,
+            "epochs": round(config.steps * config.global_batch / loader.order.samples_per_epoch, 4),
+            **evaluate(limit=None),
+            "unigram_heldout_bits_per_byte": unigram,
+        }

@@ -1,0 +1,99 @@
+"""Configuration that pre-training and fine-tuning share."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from llm.training.recipe import Recipe
+from pipelines.stage_config import Frozen, How, StageConfig
+
+
+class OptimizerConfig(Frozen):
+    """AdamW with a linear warm-up and a cosine decay."""
+
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Peak learning rate."""
+    min_learning_rate: float = Field(default=3e-4, ge=0)
+    """Learning rate at the end of the cosine."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Steps of linear warm-up from zero."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decay of matrices; norms do not decay."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the gradient's running mean."""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the squared gradient's running mean."""
+    clip_norm: float = Field(default=1.0, ge=0)
+    """Global gradient norm above which gradients are scaled down; 0 for never."""
+
+    @model_validator(mode="after")
+    def _minimum_below_peak(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}: "
+                "lower it or raise the peak"
+            )
+        return self
+
+
+class TrainingConfig(StageConfig):
+    """What a stage that trains a language model is told."""
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    global_batch: int = Field(default=16, gt=0)
+    """Sequences in one optimizer step, over all workers."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the initial weights and the order of the data."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Type of matmuls and activations; weights and sums of gradients are fp32 in both."""
+
+    workers: How[int] = Field(default=1, gt=0)
+    """Processes to train on; every one holds a shard of the model and a share of the batch."""
+    threads_per_worker: How[int] = Field(default=0, ge=0)
+    """CPU threads of each worker; 0 shares the cluster's CPUs evenly."""
+    micro_batch: How[int] = Field(default=8, gt=0)
+    """Sequences that a worker takes through the model at a time."""
+    evaluate_every: How[int] = Field(default=100, ge=0)
+    """Steps between evaluations on held-out data during training; 0 for none."""
+    checkpoint_every: How[int] = Field(default=100, gt=0)
+    """Steps between checkpoints."""
+    keep_checkpoints: How[int] = Field(default=2, gt=0)
+    """Newest checkpoints to keep."""
+    log_every: How[int] = Field(default=10, gt=0)
+    """Steps between writes of the metrics."""
+    max_failures: How[int] = Field(default=3, ge=-1)
+    """How often to start the workers again after one has died; -1 for ever."""
+    compile: How[bool] = False
+    """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
+    wandb: How[Literal["auto", "offline", "online", "disabled"]] = "auto"
+    """Weights & Biases: auto is online if WANDB_API_KEY is set or WANDB_MODE says so, else offline."""
+    wandb_project: How[str] = "manta"
+    """Project name in Weights & Biases."""
+
+    @model_validator(mode="after")
+    def _batch_splits_evenly(self) -> Self:
+        if self.global_batch % self.workers:
+            raise ValueError(
+                f"global_batch={self.global_batch} does not divide among workers={self.workers}: "
+                f"use a multiple of {self.workers}"
+            )
+        return self
+
+    def recipe(self, steps: int) -> Recipe:
+        """The numbers of a run of `steps` steps, for the training loop."""
+        optimizer = self.optimizer
+        return Recipe(
+            steps=steps,
+            peak_learning_rate=optimizer.learning_rate,
+            minimum_learning_rate=optimizer.min_learning_rate,
+            warmup_steps=optimizer.warmup_steps,
+            weight_decay=optimizer.weight_decay,
+            betas=(optimizer.beta1, optimizer.beta2),
+            clip_norm=optimizer.clip_norm,
+            precision=self.precision,
+            evaluate_every=self.evaluate_every,
+            checkpoint_every=self.checkpoint_every,
+            keep_checkpoints=self.keep_checkpoints,
+            flush_every=self.log_every,
+            compile=self.compile,
+        )

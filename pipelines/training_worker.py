@@ -1,0 +1,129 @@
+"""What training workers have in common besides the loop: device, model, identity, and the way they end."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+
+from cluster.errors import UserError
+from llm.models.decoder import Decoder
+from llm.models.hugging_face import export_llama
+from llm.models.load import build, load_state, save_model
+from llm.planning.flops import training_flops_per_token
+from llm.planning.peak import peak_flops
+from llm.tokenizer.load import Tokenizer
+from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.step import NonFiniteError
+from pipelines.training_launch import FATAL, TrainingJob
+
+
+@contextmanager
+def training_worker(job: TrainingJob) -> Iterator[torch.device]:
+    """Set this process up and give it its device. What the user must mend goes to the driver as one line."""
+    torch.set_num_threads(job.threads)
+    known = ray.get(job.board.latest.remote()).get(FATAL)
+    if known is not None:  # Ray Train has started the workers again, but nothing has been mended.
+        raise UserError(known)
+    try:
+        yield (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
+    except (UserError, NonFiniteError) as error:
+        ray.get(job.board.post.remote({FATAL: str(error)}))
+        raise
+
+
+def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) -> Decoder:
+    """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
+    model = build(job.model)
+    assert isinstance(model, Decoder)
+    shard(model, data_mesh(device), job.config.precision)
+    model.to_empty(device=device)
+    if weights is None:
+        model.init_weights(job.config.seed)
+    else:
+        scatter_weights(model, load_state(weights))
+    return model
+
+
+def my_share(count: int) -> tuple[int, int]:
+    """(first, number) of this worker's part of `count` sequences, which the workers divide evenly."""
+    share = count // dist.get_world_size()
+    return dist.get_rank() * share, share
+
+
+class Claim:
+    """Who writes in a run's folder: the process that came last.
+
+    A worker whose driver was killed can go on for a while beside the workers of the next driver. It must not
+    write then. Each rank 0 puts its own mark into a file, and writes only as long as the mark is its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._mark = folder / "checkpoints" / "writer", uuid.uuid4().hex
+        if dist.get_rank() == 0:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_name(f".writer.{self._mark}")
+            partial.write_text(self._mark)
+            os.replace(partial, self._file)
+        dist.barrier()
+
+    def holds(self) -> bool:
+        """Whether nobody came after."""
+        return self._file.read_text() == self._mark
+
+
+class Watcher:
+    """Sends the latest metrics to the driver's progress board, with the model FLOPs utilisation:
+
+    mfu = tokens/s · training FLOPs per token / (peak FLOP/s of all workers)
+    """
+
+    def __init__(self, job: TrainingJob, device: torch.device, seq_len: int) -> None:
+        dtype = torch.bfloat16 if job.config.precision == "bf16" else torch.float32
+        self._board = job.board
+        peak = peak_flops(device, dtype) * dist.get_world_size()
+        self._mfu_per_token_per_s = training_flops_per_token(job.model, seq_len) / peak
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        if "tokens_per_s" in metrics:
+            metrics = metrics | {"mfu": metrics["tokens_per_s"] * self._mfu_per_token_per_s}
+        self._board.post.remote(metrics)
+
+
+def attachments(job: TrainingJob) -> dict[str, bytes]:
+    """What each checkpoint carries besides the run's own state, so that it is a model by itself."""
+    return {
+        "config.json": (job.folder / "config.json").read_bytes(),
+        "tokenizer.model": job.inputs["tokenizer"].read_bytes(),
+    }
+
+
+def write_model(job: TrainingJob, model: Decoder, tokenizer: Tokenizer, stop_id: int) -> None:
+    """Write the final weights, in our form and in Hugging Face's. Every worker calls it; rank 0 writes.
+
+    stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat model.
+    """
+    weights = gather_weights(model)
+    if dist.get_rank() == 0:
+        save_model(job.folder, weights, job.model)
+        export_llama(
+            weights,
+            job.model,
+            job.folder / "export",
+            tokenizer_model=job.inputs["tokenizer"],
+            special_ids={
+                "bos_token_id": tokenizer.bos_id,
+                "eos_token_id": stop_id,
+                "pad_token_id": tokenizer.pad_id,
+            },
+        )
+    dist.barrier()

@@ -1,0 +1,69 @@
+"""Weights & Biases, from the driver: the workers' loop neither waits for it nor knows of it.
+
+Without WANDB_API_KEY or WANDB_MODE nothing leaves this machine: the run is written below the artifact's
+folder, and `wandb sync` uploads it whenever the user likes.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pipelines.training_config import TrainingConfig
+
+
+class WandbRun:
+    """A wandb run for the length of a `with` block, opened at the first metrics."""
+
+    def __init__(self, config: TrainingConfig, stage: str, folder: Path) -> None:
+        self._config, self._stage, self._folder = config, stage, folder
+        self._mode = _mode(config.wandb)
+        self._run: Any = None
+        self._logged_step = 0
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Log the metrics of a step unless that step is logged already."""
+        if self._mode == "disabled" or metrics["step"] <= self._logged_step:
+            return
+        if self._run is None:
+            self._run = self._open()
+        self._logged_step = metrics["step"]
+        self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
+
+    def _open(self) -> Any:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        run = wandb.init(
+            project=self._config.wandb_project,
+            name=f"{self._config.name}-{self._folder.name}",
+            job_type=self._stage,
+            dir=self._folder,
+            mode=self._mode,
+            config=self._config.what(),
+            settings=wandb.Settings(
+                console="off", silent=True, disable_git=True, save_code=False, x_save_requirements=False
+            ),
+        )
+        run.define_metric("*", step_metric="step")
+        return run
+
+    def __enter__(self) -> "WandbRun":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _mode(choice: str) -> Any:
+    """The wandb mode for the configured choice; what the user set in the environment counts for `auto`
+    alone.
+    """
+    if choice != "auto":
+        return choice
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"]
+    return "online" if os.environ.get("WANDB_API_KEY") else "offline"
