@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.auth import enable_where_possible, ensure_token, has_token
 from cluster.errors import UserError
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
@@ -54,6 +55,9 @@ def connect(address: str | None = None) -> Iterator[Cluster]:
 
 def start_local(**options: Any) -> None:
     """Start Ray on this machine, quiet, without the dashboard, with token authentication."""
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token":
+        ensure_token()
+    enable_where_possible()
     _quiet_environment()
     import ray
 
@@ -77,17 +81,22 @@ def running_address() -> str | None:
 
 
 def _join(address: str) -> None:
+    enable_where_possible()
     _quiet_environment()
     import ray
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        sent = "a token was sent" if has_token() else "no token was sent; the cluster may want one"
         raise UserError(
-            f"cannot join the Ray cluster at {address}: {first_line}; `manta doctor` says more"
+            f"cannot join the Ray cluster at {address}: {_first_line(error)} ({sent}); see `manta doctor`"
         ) from error
     _quiet_loggers()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _describe(joined: bool) -> Cluster:

@@ -1,0 +1,40 @@
+"""Token authentication of Ray: on wherever a token exists, and a token is made where Ray is started.
+
+Seen with Ray 2.60: a cluster without authentication accepts a client that sends a token, but a cluster with
+authentication drops a client that sends none, and joining never turns it on by itself. So Manta always sends
+the token that it finds. The mode must be set before Ray is imported.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def token_path() -> Path:
+    """Where Ray looks for the token."""
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+
+
+def has_token() -> bool:
+    """Whether Ray would find a token in the environment or on disk."""
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_path().exists()
+
+
+def ensure_token() -> None:
+    """Make a token that only this user can read, unless there is one."""
+    if has_token():
+        return
+    path = token_path()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(secrets.token_hex(32))
+
+
+def enable_where_possible() -> None:
+    """Authenticate if there is a token and the user has not chosen a mode (``RAY_AUTH_MODE``)."""
+    if has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
