@@ -76,8 +76,8 @@ class Engine:
             raise RequestError("the prompt is empty; it needs at least one token")
         if length + wanted > self.max_seq_len:
             raise RequestError(
-                f"the prompt's {length} tokens and max_tokens={wanted} exceed the {self.max_seq_len} there is "
-                f"room for: shorten the prompt, or ask for at most {max(0, self.max_seq_len - length)}"
+                f"the prompt's {length} tokens and max_tokens={wanted} exceed the {self.max_seq_len} there "
+                f"is room for: shorten the prompt, or ask for at most {max(0, self.max_seq_len - length)}"
             )
         if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self.vocab_size:
             raise RequestError(f"the prompt has a token id outside 0 … {self.vocab_size - 1}")
