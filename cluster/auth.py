@@ -7,6 +7,7 @@ the token that it finds. The mode must be set before Ray is imported.
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 
@@ -38,3 +39,5 @@ def enable_where_possible() -> None:
     """Authenticate if there is a token and the user has not chosen a mode (``RAY_AUTH_MODE``)."""
     if has_token():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if raylet := sys.modules.get("ray._raylet"):
+            raylet.Config.initialize("")  # Ray was imported before (as tests do) and has read the old mode.

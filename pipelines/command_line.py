@@ -51,9 +51,7 @@ def _run_tyro(config_class: type[_Config], command: str, arguments: list[str], d
                 + "\n\n--config FILE.yaml reads defaults from a file; --print-config prints the result.",
                 args=arguments,
                 default=default,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.CascadeSubcommandArgs)
-                if hasattr(tyro.conf, "FlagCreatePairsOff")
-                else (),
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -68,6 +66,9 @@ def _one_line(boxed: str) -> str:
     text = " ".join(line for line in lines if line and not line.startswith("For full helptext"))
     text = re.sub(r"For further information visit \S+", "", text)
     text = re.sub(r"For full helptext, (run|see) .*", "", text)
+    text = re.sub(r"Perhaps you meant: (--\S+).*", r"; did you mean \1?", text)
+    text = re.sub(r"Argument helptext: .*", "", text)
+    text = re.sub(r"^Required options Missing from .+?: (.+?) \(required\).*", r"missing \1", text)
     text = re.sub(r"Error parsing \w+: \d+ validation errors? for \w+", "", text)
     text = re.sub(r"\[type=\w+, input_value=(.+?), input_type=\w+\]", r"(got \1)", text)
     for title in (
@@ -78,7 +79,7 @@ def _one_line(boxed: str) -> str:
         "Invalid value",
     ):
         text = re.sub(rf"^{title}\s+(?=\S)", "", text)
-    return re.sub(r"\s+", " ", text).strip(" .;")
+    return re.sub(r"\s+", " ", text).replace(" ;", ";").strip(" .;")
 
 
 def describe(error: pydantic.ValidationError) -> str:
@@ -152,7 +153,9 @@ _UNIONS = (typing.Union, types.UnionType)
 
 
 def _validated(field: Any, value: Any, place: str) -> Any:
-    annotation = typing.Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    annotation: Any = (
+        typing.Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    )
     try:
         return pydantic.TypeAdapter(annotation).validate_python(value)
     except pydantic.ValidationError as error:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(r"(api_?key|secret|password|passwd|token|credential)s?$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(api_?keys?|secrets?|passwords?|passwd|credentials?|(^|_)token)$", re.IGNORECASE)
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
 
 

@@ -1,0 +1,38 @@
+"""``manta verify``: read every file of artifacts and compare it with the manifest."""
+
+from typing import Annotated
+
+import tyro
+
+from cluster.artifacts.manifest import verify
+from cluster.artifacts.store import ArtifactStore
+from pipelines.inspect.format import format_bytes
+from pipelines.inspect.show import find
+from pipelines.progress import console, stage_progress
+from pipelines.stage_config import Frozen
+
+
+class VerifyConfig(Frozen):
+    """Check that every file of the artifacts is as its manifest says; exit code 1 if one is not."""
+
+    artifacts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """KIND/NAME or KIND/NAME/VERSION; all artifacts under the root by default."""
+    root: str = "runs/default"
+    """Where the artifacts are."""
+
+
+def run(config: VerifyConfig) -> int:
+    """Print what is wrong, file by file; 0 if nothing is."""
+    store = ArtifactStore(config.root)
+    artifacts = [find(store, reference) for reference in config.artifacts] or store.artifacts()
+    problems: list[str] = []
+    with stage_progress("verify", total=len(artifacts), unit="artifact") as progress:
+        for done, artifact in enumerate(artifacts, 1):
+            problems += verify(artifact.path)
+            progress.update(done)
+    for problem in problems:
+        console.print(problem, markup=False)
+    total = format_bytes(sum(artifact.bytes for artifact in artifacts))
+    verdict = f"{len(problems)} problems" if problems else "all as their manifests say"
+    console.print(f"{len(artifacts)} artifacts, {total}: {verdict}")
+    return 1 if problems else 0
