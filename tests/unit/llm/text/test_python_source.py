@@ -1,0 +1,72 @@
+"""Functions taken apart and put together again; the standard library as a corpus."""
+
+import ast
+import textwrap
+from pathlib import Path
+
+from llm.text.python_functions import python_functions
+from llm.text.python_stdlib import stdlib_files
+
+SOURCE = '''\
+class Box:
+    @property
+    def size(self):
+        """How much
+        fits."""
+
+        # Counted once.
+        text = """
+left
+"""
+        return len(text)
+
+    def empty(self):
+        """Only a docstring."""
+
+    def bare(self):
+        return 1
+
+async def outer(x: int = 1,
+                *rest):
+    'Outer.'
+    def inner():
+        "Inner."
+        return x
+    return inner
+
+def oneline(): "Doc."; return 2
+'''
+
+
+def test_functions_keep_their_layout():
+    pairs = {pair.name: pair for pair in python_functions(SOURCE)}
+    assert sorted(pairs) == ["inner", "outer", "size"]
+    assert pairs["size"].prompt == '@property\ndef size(self):\n    """How much\n    fits."""\n'
+    assert pairs["size"].response == ('    # Counted once.\n    text = """\nleft\n"""\n    return len(text)')
+    assert pairs["inner"].prompt == 'def inner():\n    "Inner."\n'
+    assert pairs["outer"].prompt.startswith("async def outer(x: int = 1,\n                *rest):\n")
+
+
+def test_every_pair_of_a_real_module_parses_to_the_same_function():
+    source = Path(textwrap.__file__).read_text() + Path(ast.__file__).read_text()
+    top_level = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    expected = [ast.dump(node) for node in top_level if ast.get_docstring(node) and len(node.body) > 1]
+    rebuilt = [ast.dump(ast.parse(pair.prompt + pair.response).body[0]) for pair in python_functions(source)]
+    assert len(rebuilt) > 30
+    assert set(expected) <= set(rebuilt)
+
+
+def test_unparsable_source_has_no_functions():
+    assert list(python_functions("print 'Python 2'")) == []
+    assert list(python_functions("\0")) == []
+
+
+def test_stdlib_is_sorted_source_without_tests():
+    root, files = stdlib_files()
+    names = [str(path.relative_to(root)) for path in files]
+    assert names == sorted(names)
+    assert "inspect.py" in names
+    assert len(names) > 400
+    assert not [
+        n for n in names if n.startswith(("test/", "site-packages/")) or "/tests/" in n or "/idle_test/" in n
+    ]
