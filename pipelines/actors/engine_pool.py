@@ -25,7 +25,9 @@ class EnginePool:
 
     def __init__(self, count: int, model_path: Path, *, cpus: float, **engine: Any) -> None:
         """`engine` goes to each EngineActor: max_batch, max_seq_len, threads, dtype."""
-        self._spawn = lambda: EngineActor.options(num_cpus=cpus).remote(model_path, **engine)
+        self._spawn = lambda: EngineActor.options(num_cpus=cpus).remote(  # type: ignore[attr-defined]
+            model_path, **engine
+        )
         self._weights: PublishedWeights | None = None
         self.actors = [self._spawn() for _ in range(count)]
         self.deaths = 0

@@ -1,0 +1,52 @@
+"""Start everything that the loop needs, and stop it again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.connect import Cluster
+from pipelines.actors.engine_pool import EnginePool
+from pipelines.rlhf.config import RLHFConfig
+from pipelines.rlhf.learner import Learner
+from pipelines.rlhf.loop import Actors
+from pipelines.rlhf.scorer import Scorer
+
+ENGINES, LEARNERS, SCORER = 0.5, 0.25, 0.25
+"""Shares of the cluster's CPUs. They only say that all fit at once: the phases take turns on the same
+cores.
+"""
+
+
+@contextmanager
+def start_actors(
+    config: RLHFConfig, cluster: Cluster, policy: Path, reward_model: Path, folder: Path
+) -> Iterator[tuple[Actors, dict[str, Any] | None]]:
+    """(actors, state of the checkpoint that the learners went on from, None for a new run)."""
+    learners = [
+        Learner.options(num_cpus=LEARNERS * cluster.cpus / config.learners).remote(  # type: ignore[attr-defined]
+            config, rank, policy, reward_model, folder
+        )
+        for rank in range(config.learners)
+    ]
+    scorer = Scorer.options(num_cpus=SCORER * cluster.cpus).remote(  # type: ignore[attr-defined]
+        reward_model, policy, config.temperature, config.micro_batch, config.threads
+    )
+    engines = EnginePool(
+        config.engines,
+        policy,
+        cpus=ENGINES * cluster.cpus / config.engines,
+        max_batch=config.max_batch,
+        max_seq_len=config.max_prompt_tokens + config.max_tokens,
+        threads=config.threads,
+    )
+    try:
+        address = ray.get(learners[0].open_store.remote())
+        states = ray.get([learner.join.remote(address) for learner in learners])
+        yield Actors(engines, scorer, learners), states[0]
+    finally:
+        engines.close()
+        for actor in (scorer, *learners):
+            ray.kill(actor)

@@ -1,0 +1,79 @@
+"""The learner: policy, critic and their optimizer, sharded over one or more actors.
+
+Every actor gets all rollouts, keeps rows rank, rank + world, …, and takes part in every collective. Sums are
+divided by counts over all learners, so that neither their number nor the micro-batch changes what is learned.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from llm.alignment.rollouts import Rollout, pad
+from llm.tokenizer.special import PAD_ID
+from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from llm.training.parallel import gather_weights
+from pipelines.actors.weights import PublishedWeights, publish
+from pipelines.rlhf.config import RLHFConfig
+from pipelines.rlhf.experience import make_experience, view
+from pipelines.rlhf.models import load_sharded, make_optimizer
+from pipelines.rlhf.scorer import Scored
+from pipelines.rlhf.update import take_steps
+
+
+@ray.remote
+class Learner:
+    """One rank. `open_store` on rank 0, then `join` on all; every later call goes to all ranks alike."""
+
+    def __init__(self, config: RLHFConfig, rank: int, policy: Path, reward_model: Path, folder: Path) -> None:
+        torch.set_num_threads(config.threads)
+        self._config, self._rank = config, rank
+        self._policy, self._reward_model, self._checkpoints = policy, reward_model, folder / "checkpoints"
+        self._store: dist.Store | None = None
+
+    def open_store(self) -> tuple[str, int]:
+        """(host, port) at which the learners meet."""
+        host = ray.util.get_node_ip_address()
+        store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        self._store = store
+        return host, store.port
+
+    def join(self, address: tuple[str, int]) -> dict[str, Any] | None:
+        """Load the models; returns the state of the checkpoint to go on from, None if there is none."""
+        store = self._store or dist.TCPStore(*address, is_master=False)
+        dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._config.learners)
+        self._models = load_sharded(self._policy, self._reward_model, self._config)
+        self._optimizer = make_optimizer(self._models, self._config)
+        checkpoint = newest_checkpoint(self._checkpoints)
+        return load_checkpoint(checkpoint, self._models, self._optimizer) if checkpoint else None
+
+    def learn(self, rollouts: list[Rollout], scored: Scored, beta: float, iteration: int) -> dict[str, float]:
+        """One iteration of PPO; returns its metrics, equal on every rank."""
+        mine = torch.arange(self._rank, len(rollouts), self._config.learners)
+        own = [rollouts[index] for index in mine.tolist()]
+        batch = pad(own, PAD_ID)
+        reference_log_probs = scored.reference_log_probs[mine, : batch.mask.shape[1]]
+        seen = view(self._models, batch, self._config)
+        experience, metrics = make_experience(
+            seen, batch, own, scored.scores[mine], reference_log_probs, beta, self._config
+        )
+        return metrics | take_steps(
+            self._models, self._optimizer, batch, experience, iteration, self._rank, self._config
+        )
+
+    def publish(self, version: int) -> PublishedWeights | None:
+        """The policy's whole weights in the object store, by rank 0."""
+        weights = gather_weights(self._models.policy)
+        return publish(weights, version) if self._rank == 0 else None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The policy's whole weights, from rank 0; empty on the others."""
+        return gather_weights(self._models.policy)
+
+    def save(self, iteration: int, state: dict[str, Any], attachments: dict[str, bytes]) -> None:
+        """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`."""
+        keep = self._config.keep_checkpoints
+        save_checkpoint(self._checkpoints, iteration, self._models, self._optimizer, state, attachments, keep)

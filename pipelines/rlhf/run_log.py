@@ -1,0 +1,66 @@
+"""What a run tells about itself: metrics, samples and times on disk, and a line on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from llm.alignment.rollouts import Rollout
+from llm.tokenizer.load import Tokenizer
+from llm.training.metrics_log import JsonLines, read_records
+from pipelines.progress import StageProgress
+
+SAMPLES_SHOWN = 4
+"""Responses of each iteration that are written down: numbers alone do not show how a policy cheats."""
+
+
+class RunLog:
+    """`metrics.jsonl` and `samples.jsonl` hold what a repeated run would repeat, `timing.jsonl` the clock
+    readings.
+
+    After a resume, what was written about later iterations is cut off.
+    """
+
+    def __init__(self, folder: Path, iteration: int, tokenizer: Tokenizer, progress: StageProgress) -> None:
+        self._folder, self._tokenizer, self._progress = folder, tokenizer, progress
+        self._metrics = JsonLines(folder / "metrics.jsonl", iteration)
+        self._samples = JsonLines(folder / "samples.jsonl", iteration)
+        self._timing = JsonLines(folder / "timing.jsonl", iteration)
+
+    def record(
+        self,
+        metrics: dict[str, Any],
+        seconds: dict[str, float],
+        rollouts: list[Rollout],
+        scores: list[float],
+    ) -> None:
+        """One iteration; `metrics` has its number under "step"."""
+        step = metrics["step"]
+        self._metrics.append(metrics)
+        self._timing.append({"step": step, **seconds})
+        for rollout, score in list(zip(rollouts, scores, strict=True))[:SAMPLES_SHOWN]:
+            self._samples.append(
+                {
+                    "step": step,
+                    "prompt": self._tokenizer.decode(rollout.prompt_ids),
+                    "response": self._tokenizer.decode(rollout.response_ids),
+                    "finish_reason": rollout.finish_reason,
+                    "score": score,
+                }
+            )
+        self.flush()
+        shown = ("score", "kl", "entropy", "length", "cut")
+        self._progress.update(step, **{name: metrics[name] for name in shown})
+
+    def flush(self, durable: bool = False) -> None:
+        """Write what is pending; `durable` waits for the disk, as a checkpoint that follows must."""
+        for log in (self._metrics, self._samples, self._timing):
+            log.flush(durable)
+
+    def counts(self) -> dict[str, Any]:
+        """The first and the last iteration, for the manifest."""
+        records = read_records(self._folder / "metrics.jsonl")
+        shown = ("score", "kl", "entropy", "length", "cut")
+        return {
+            "iterations": len(records),
+            "first": {name: records[0][name] for name in shown},
+            "last": {name: records[-1][name] for name in shown},
+        }

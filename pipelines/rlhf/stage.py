@@ -1,0 +1,119 @@
+"""RLHF as a stage: models/CHAT + models/REWARD + corpora/CONVERSATIONS → models/…"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.alignment.kl import AdaptiveKL
+from llm.models.config import ModelConfig
+from llm.models.load import load_config
+from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
+from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+from pipelines.progress import stage_progress
+from pipelines.prompts import check_conversations, load_prompts
+from pipelines.rlhf.config import RLHFConfig
+from pipelines.sampling import check_context
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOGIC_VERSION = 1
+
+
+def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """Chat model, reward model and conversations. Raises UserError if one is missing or does not fit."""
+    model = store.resolve("models", config.model)
+    reward_model = store.resolve("models", config.reward_model)
+    corpus = store.resolve("corpora", config.corpus)
+    check_conversations(corpus)
+    check_context(model, config.max_prompt_tokens + config.max_tokens)
+    check_context(reward_model, config.max_prompt_tokens + config.max_tokens)
+    for artifact, head in ((model, "lm"), (reward_model, "scalar")):
+        if load_config(artifact.path)[1] != head:
+            raise UserError(f"{artifact.ref} is no {'language' if head == 'lm' else 'reward'} model")
+    if (model.path / TOKENIZER).read_bytes() != (reward_model.path / TOKENIZER).read_bytes():
+        raise UserError(
+            f"{model.ref} and {reward_model.ref} have different tokenizers; "
+            "train a reward model on preferences that this chat model gave rise to"
+        )
+    return {"model": model, "reward_model": reward_model, "corpus": corpus}
+
+
+def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
+    """Align, or go on aligning, and commit the model."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    draft = store.begin(
+        kind="models",
+        name=config.name,
+        stage="rlhf",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(draft, Artifact):
+        return draft
+    model = inputs["model"].path
+    shape, _ = load_config(model)
+    prepare_model_folder(draft.path, shape, model)
+    tokenizer = load_tokenizer(model)
+    prompts = load_prompts(
+        inputs["corpus"].path,
+        tokenizer,
+        split="train",
+        seed=config.seed,
+        limit=config.prompts,
+        max_tokens=config.max_prompt_tokens,
+    )
+    if len(prompts) < config.rollouts:
+        raise UserError(
+            f"--rollouts {config.rollouts}: there are only {len(prompts)} prompts; ask for that many"
+        )
+
+    # Ray and the actors' modules take seconds to import, and there was nothing to do until here.
+    import ray
+
+    from pipelines.rlhf.actors import start_actors
+    from pipelines.rlhf.loop import Start, align
+    from pipelines.rlhf.run_log import RunLog
+
+    with (
+        start_actors(config, cluster, model, inputs["reward_model"].path, draft.path) as (actors, state),
+        stage_progress("rlhf", config.iterations, "iteration") as progress,
+    ):
+        beta = state["beta"] if state else config.kl.beta
+        start = Start(state["step"] if state else 0, AdaptiveKL(beta, config.kl.target, config.kl.horizon))
+        log = RunLog(draft.path, start.iteration, tokenizer, progress)
+
+        def checkpoint(iteration: int, kl: AdaptiveKL) -> None:
+            log.flush(durable=True)
+            attached = {name: (draft.path / name).read_bytes() for name in ("config.json", TOKENIZER)}
+            state = {"beta": kl.beta}
+            ray.get([each.save.remote(iteration, state, attached) for each in actors.learners])
+
+        align(actors, prompts, start, config, log.record, checkpoint)
+        weights = ray.get([each.weights.remote() for each in actors.learners])[0]
+        draft.note(engine_deaths=actors.engines.deaths)
+    write_weights(draft.path, weights, shape)
+    return draft.commit(log.counts(), exclude=(*NOT_THE_RESULT, "samples.jsonl"))
+
+
+def write_weights(folder: Path, weights: "dict[str, Tensor]", shape: ModelConfig) -> None:
+    """Write the model in our form and in Hugging Face's."""
+    from llm.models.hugging_face import export_llama
+    from llm.models.load import save_model
+
+    save_model(folder, weights, shape)
+    export_llama(
+        weights,
+        shape,
+        folder / "export",
+        tokenizer_model=folder / TOKENIZER,
+        special_ids={"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID},
+    )
