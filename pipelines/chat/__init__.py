@@ -1,0 +1,1 @@
+"""`manta chat`: talk to a served model in the terminal."""

@@ -1,0 +1,1 @@
+"""`manta serve`: a model behind an OpenAI-compatible API on Ray Serve."""

@@ -1,0 +1,34 @@
+"""Configuration of `manta serve`."""
+
+from pydantic import Field
+
+from pipelines.stage_config import How, StageConfig
+
+API_KEY_VARIABLE = "MANTA_API_KEY"
+
+
+class ServeConfig(StageConfig):
+    """Serve a model over the OpenAI API until Ctrl-C.
+
+    Requests must carry the key in the environment variable MANTA_API_KEY if it is set; it must be set unless
+    the server listens on this machine alone.
+    """
+
+    model: str = "aligned"
+    """Model to serve: NAME or NAME/VERSION."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: int = Field(8000, gt=0, lt=65536)
+    """Port to listen on."""
+    replicas: int = Field(1, gt=0)
+    """Copies of the model that share the requests."""
+    threads: int | None = Field(None, gt=0)
+    """CPU threads of each replica; by default an equal share of the cluster's CPUs."""
+    max_batch: How[int] = Field(32, gt=0)
+    """Sequences that one replica generates at once."""
+    max_seq_len: How[int | None] = Field(None, gt=0)
+    """Most tokens of prompt and response together; by default the model's own limit."""
+    max_queued_requests: How[int] = Field(128, ge=0)
+    """Sequences that may wait beyond those; more are answered with 429."""
+    dtype: How[str] = Field("float32", pattern="^(float32|bfloat16)$")
+    """Number format of weights and cache: "float32" or "bfloat16"."""

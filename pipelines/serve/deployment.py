@@ -1,0 +1,88 @@
+"""The Ray Serve deployment: the engine and the API in one process, so that a request takes one hop."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from llm.engine.engine import Engine
+from llm.engine.loop import EngineLoop
+from llm.models.decoder import Decoder
+from llm.models.load import load_model
+from llm.tokenizer.load import load_tokenizer
+from pipelines.serve.api import build_app
+from pipelines.serve.service import Service
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """What a replica is told. The key travels as its SHA-256 only."""
+
+    path: Path
+    name: str
+    ref: str
+    fingerprint: str
+    threads: int
+    max_batch: int
+    max_seq_len: int | None
+    max_queued_requests: int
+    dtype: str
+    key_digest: str | None
+
+
+@serve.ingress()
+class ModelServer:
+    """One replica: a model in an engine in a thread, and the app that talks to it."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        torch.set_num_threads(settings.threads)
+        model, _ = load_model(settings.path)
+        if not isinstance(model, Decoder):
+            raise ValueError(f"{settings.path} is a scalar model; only language models can be served")
+        engine = Engine(
+            model,
+            max_batch=settings.max_batch,
+            max_seq_len=settings.max_seq_len,
+            # A step's length is the pause between the tokens of every stream: keep it short.
+            step_tokens=max(512, 2 * settings.max_batch),
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            dtype=getattr(torch, settings.dtype),
+        )
+        self.service = Service(
+            engine_loop=EngineLoop(engine, settings.max_queued_requests),
+            tokenizer=load_tokenizer(settings.path),
+            model_name=settings.name,
+            model_ref=settings.ref,
+            fingerprint=settings.fingerprint,
+            max_seq_len=engine.max_seq_len,
+            key_digest=settings.key_digest,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self.service)
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces a replica that raises."""
+        if self.service.engine_loop.failure is not None:
+            raise RuntimeError("the engine's thread has ended") from self.service.engine_loop.failure
+
+
+def application(settings: ModelSettings, replicas: int) -> serve.Application:
+    """The Serve application. The engine's own bounded queue answers 429 before Serve's limits are reached."""
+    in_replica = settings.max_batch + settings.max_queued_requests
+    deployment = serve.deployment(
+        ModelServer,
+        name="model",
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": settings.threads},
+        max_ongoing_requests=in_replica + 64,
+        max_queued_requests=in_replica,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        health_check_period_s=2,
+        graceful_shutdown_timeout_s=5,
+        logging_config={"enable_access_log": False},
+    )
+    return deployment.bind(settings)

@@ -1,0 +1,124 @@
+"""`manta serve`: start the model on Ray Serve, say how to reach it, and wait for Ctrl-C."""
+
+import hashlib
+import ipaddress
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.models.load import load_config
+from pipelines.progress import console
+from pipelines.serve.config import API_KEY_VARIABLE, ServeConfig
+
+
+def resolve_inputs(config: ServeConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The model, after checking everything that can be checked before Ray starts."""
+    model = store.resolve("models", config.model)
+    shape, head = load_config(model.path)
+    if head != "lm":
+        raise UserError(f"{model.ref} is a reward model; serve a language model, such as the one it scored")
+    if config.max_seq_len and config.max_seq_len > shape.max_seq_len:
+        raise UserError(
+            f"--max-seq-len {config.max_seq_len} is beyond the {shape.max_seq_len} tokens of {model.ref}"
+        )
+    if not os.environ.get(API_KEY_VARIABLE) and not _is_loopback(config.host):
+        raise UserError(
+            f"--host {config.host} is reachable from other machines: set {API_KEY_VARIABLE} to a secret key, "
+            "or listen on 127.0.0.1"
+        )
+    _check_port(config.host, config.port)
+    return {"model": model}
+
+
+def run(config: ServeConfig, cluster: Cluster) -> Artifact:
+    """Serve until Ctrl-C; returns the model that was served."""
+
+    model = resolve_inputs(config, ArtifactStore(config.root))["model"]
+    with serving(config, model, cluster):
+        _print_greeting(config, model)
+        _wait_for_signal()
+        console.print("stopping …")
+    return model
+
+
+@contextmanager
+def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[str]:
+    """The URL of a running server, for the length of the block; Ray must be connected."""
+    from ray import serve
+
+    from pipelines.serve.deployment import ModelSettings, application
+
+    key = os.environ.get(API_KEY_VARIABLE)
+    settings = ModelSettings(
+        path=model.path,
+        name=model.name,
+        ref=model.ref,
+        fingerprint=model.fingerprint,
+        threads=config.threads or max(1, int(cluster.cpus) // config.replicas),
+        max_batch=config.max_batch,
+        max_seq_len=config.max_seq_len,
+        max_queued_requests=config.max_queued_requests,
+        dtype=config.dtype,
+        key_digest=hashlib.sha256(key.encode()).hexdigest() if key else None,
+    )
+    serve.start(http_options={"host": config.host, "port": config.port})
+    try:
+        serve.run(application(settings, config.replicas), name="manta", route_prefix="/")
+        yield f"http://{config.host}:{config.port}"
+    finally:
+        serve.shutdown()
+
+
+def _print_greeting(config: ServeConfig, model: Artifact) -> None:
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
+    url = f"http://{host}:{config.port}"
+    secured = bool(os.environ.get(API_KEY_VARIABLE))
+    header = f" -H 'Authorization: Bearer '\"${API_KEY_VARIABLE}\"" if secured else ""
+    console.print(f"serving {model.ref} at {url}/v1  (Ctrl-C stops)", markup=False)
+    console.print(
+        f"  curl {url}/v1/chat/completions{header} -H 'Content-Type: application/json' \\\n"
+        f'    -d \'{{"model": "{model.name}", "messages": '
+        '[{"role": "user", "content": "Hello"}]}\'',
+        markup=False,
+    )
+    console.print(f"  manta chat --url {url}", markup=False)
+
+
+def _wait_for_signal() -> None:
+    """Block until Ctrl-C or a termination signal, which then is an orderly end."""
+    stopped = threading.Event()
+    previous = {
+        number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        while not stopped.wait(0.5):
+            pass
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+            ) from error
