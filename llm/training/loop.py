@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llm.models.decoder import Decoder
+from llm.models.decoder import Trunk
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from llm.training.loss import summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
 from llm.training.schedule import warmup_cosine
-from llm.training.step import MicroBatch, NonFiniteError, train_step
+from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TrainingRun:
     redone.
     """
 
-    model: Decoder
+    model: Trunk
     """Sharded, holding its first weights."""
     recipe: Recipe
     folder: Path
@@ -44,6 +44,8 @@ class TrainingRun:
     """Told the latest metrics now and then, on rank 0."""
     may_write: Callable[[], bool] = lambda: True
     """False once another process has taken this run over."""
+    loss_sum: LossSum | None = None
+    """What a micro-batch costs; by default the next-token cross-entropy of a `Decoder`."""
 
     @property
     def checkpoints(self) -> Path:
@@ -66,6 +68,7 @@ def train(run: TrainingRun) -> None:
     if recipe.compile:
         for block in model.blocks:
             block.compile()
+    loss_sum = run.loss_sum or language_model_loss(model)
     recorder = Recorder(run.folder, first_step, recipe.flush_every, run.watcher, run.may_write)
 
     for step in range(first_step, recipe.steps):
@@ -78,7 +81,7 @@ def train(run: TrainingRun) -> None:
                 model,
                 optimizer,
                 run.micro_batches(step),
-                language_model_loss(model),
+                loss_sum,
                 learning_rate,
                 recipe.clip_norm,
             )
@@ -100,7 +103,7 @@ def train(run: TrainingRun) -> None:
             )
 
 
-def language_model_loss(model: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
+def language_model_loss(model: Trunk) -> Callable[[Tensor, Tensor], Tensor]:
     """(tokens, targets) -> summed next-token cross-entropy, inside `model`'s forward for FSDP's sake."""
 
     def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
