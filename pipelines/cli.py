@@ -34,7 +34,7 @@ STAGES = {
     "finetune": Command("pipelines.finetune", "FinetuneConfig", "Fine-tune it on conversations"),
     "preferences": Command("pipelines.preferences", "PreferencesConfig", "Sample and rank its responses"),
     "reward": Command("pipelines.reward", "RewardConfig", "Train a reward model on rankings"),
-    "rlhf": Command("pipelines.rlhf", "RlhfConfig", "Align the model with PPO"),
+    "rlhf": Command("pipelines.rlhf", "RLHFConfig", "Align the model with PPO"),
     "evaluate": Command("pipelines.evaluate", "EvaluateConfig", "Bits per byte and win rates"),
     "serve": Command("pipelines.serve", "ServeConfig", "Serve a model with the OpenAI API"),
 }

@@ -1,0 +1,1 @@
+"""The whole chain on one machine, on text that every machine has, and a report of what came out."""

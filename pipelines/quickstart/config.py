@@ -1,0 +1,23 @@
+"""Configuration of the quickstart."""
+
+from typing import Literal
+
+from pipelines.stage_config import Frozen
+
+
+class QuickstartConfig(Frozen):
+    """Run the whole chain on this machine: Python's standard library in, an aligned model and a report out.
+
+    Nothing is downloaded. Finished stages are kept: run it again after anything, and it goes on.
+    """
+
+    root: str = "runs/quickstart"
+    """Where artifacts and the report go."""
+    address: str | None = None
+    """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
+    scale: Literal["full", "smoke"] = "full"
+    """`full`: 2 million parameters, about 10 minutes on 2 cores. `smoke`: does the machinery work at all? A
+    couple of minutes, and numbers that mean nothing.
+    """
+    source: str = "python-stdlib"
+    """Python source files to learn from: the running Python's standard library, or a folder."""
