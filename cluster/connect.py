@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from cluster.auth import enable_where_possible, ensure_token, has_token
@@ -14,15 +13,63 @@ from cluster.errors import UserError
 _MINIMUM_CPUS = 2
 
 
-@dataclass(frozen=True)
 class Cluster:
-    """What the connected Ray cluster has in all."""
+    """The Ray cluster that stages run on. It is joined or started when the first stage has work to do.
 
-    cpus: float
-    gpus: float
-    memory_bytes: int
-    joined: bool
-    """True if it ran before this command and goes on after it."""
+    A stage whose artifact exists never connects, so that it answers at once.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = address
+        self._connected = False
+        self.joined = False
+        """True if the cluster ran before this command and goes on after it."""
+
+    def connect(self) -> "Cluster":
+        """Connect to the address, else to a cluster on this machine (``ray start --head``), else start one.
+
+        Does nothing if this process is connected already.
+
+        Raises:
+            UserError: nothing answers at the address, or what answers refuses the token.
+        """
+        if self._connected:
+            return self
+        _quiet_environment()
+        import ray
+
+        if not ray.is_initialized():
+            address = self._address or os.environ.get("RAY_ADDRESS") or running_address()
+            if address:
+                _join(address)
+                self.joined = True
+            else:
+                start_local()
+        self._connected = True
+        return self
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here stops."""
+        if self._connected:
+            import ray
+
+            ray.shutdown()
+            self._connected = False
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all nodes."""
+        return self._resources().get("CPU", 0.0)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes."""
+        return self._resources().get("GPU", 0.0)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of all nodes that Ray gives to tasks and actors."""
+        return int(self._resources().get("memory", 0))
 
     def describe(self) -> str:
         """One line for the terminal."""
@@ -30,34 +77,28 @@ class Cluster:
         how = "joined a running Ray cluster" if self.joined else "started Ray on this machine"
         return f"{how}: {self.cpus:g} CPUs{gpus}, {self.memory_bytes / 2**30:.1f} GiB of memory"
 
+    def _resources(self) -> dict[str, float]:
+        import ray
+
+        self.connect()
+        resources: dict[str, float] = ray.cluster_resources()
+        return resources
+
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[Cluster]:
-    """Connect to ``address``, or to a local cluster that runs (``ray start --head``), or start one.
-
-    A cluster that is started here stops with the block; one that was joined keeps running.
-
-    Raises:
-        UserError: nothing answers at ``address``, or what answers refuses the token.
-    """
-    address = address or os.environ.get("RAY_ADDRESS") or running_address()
-    if address:
-        _join(address)
-    else:
-        start_local()
-    import ray
-
+    """A cluster for the length of the block."""
+    cluster = Cluster(address)
     try:
-        yield _describe(joined=address is not None)
+        yield cluster
     finally:
-        ray.shutdown()
+        cluster.close()
 
 
 def start_local(**options: Any) -> None:
     """Start Ray on this machine, quiet, without the dashboard, with token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         ensure_token()
-    enable_where_possible()
     _quiet_environment()
     import ray
 
@@ -81,7 +122,6 @@ def running_address() -> str | None:
 
 
 def _join(address: str) -> None:
-    enable_where_possible()
     _quiet_environment()
     import ray
 
@@ -99,20 +139,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _describe(joined: bool) -> Cluster:
-    import ray
-
-    resources = ray.cluster_resources()
-    return Cluster(
-        cpus=resources.get("CPU", 0.0),
-        gpus=resources.get("GPU", 0.0),
-        memory_bytes=int(resources.get("memory", 0)),
-        joined=joined,
-    )
-
-
 def _quiet_environment() -> None:
     """Settings that Ray reads when it is imported or started; what the user set stays."""
+    enable_where_possible()
     for name, value in {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Its default polls workers every 2 s.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

@@ -5,6 +5,8 @@ from types import TracebackType
 
 import psutil
 
+from cluster.connect import Cluster
+
 _INTERVAL_SECONDS = 2.0
 _RAY_PROCESSES = ("raylet", "gcs_server", "ray::", "ray/dashboard", "ray/_private")
 
@@ -16,9 +18,9 @@ class PeakMemory:
     Ray's processes on this machine are not below us and are looked for by name.
     """
 
-    def __init__(self, joined_cluster: bool = False) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.bytes = 0
-        self._joined = joined_cluster
+        self._cluster = cluster
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, name="peak-memory", daemon=True)
 
@@ -41,7 +43,7 @@ class PeakMemory:
     def _processes(self) -> list[psutil.Process]:
         ours = psutil.Process()
         below = [ours, *ours.children(recursive=True)]
-        if not self._joined:
+        if not self._cluster.joined:
             return below
         known = {process.pid for process in below}
         return below + [p for p in psutil.process_iter() if p.pid not in known and _is_ray(p)]

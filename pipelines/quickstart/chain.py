@@ -1,0 +1,123 @@
+"""The quickstart's stages in order, each with its configuration: what `manta STAGE` would be told by hand."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.corpus.config import CorpusConfig
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.preferences.config import PreferencesConfig
+from pipelines.pretrain.config import ModelOptions, PretrainConfig
+from pipelines.quickstart.config import QuickstartConfig
+from pipelines.reward.config import RewardConfig
+from pipelines.rlhf.config import RLHFConfig
+from pipelines.stage_config import StageConfig
+from pipelines.tokenizer.config import TokenizerConfig
+from pipelines.tokens.config import TokensConfig
+
+# Names of the artifacts.
+TEXT, FUNCTIONS = "python-stdlib", "python-functions"
+TOKENS = TOKENIZER = "python-stdlib"
+BASE, CHAT, REWARD, ALIGNED = "base", "chat", "reward", "aligned"
+PREFERENCES, EVALUATION = "simulated-reviewers", "aligned-against-chat"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of the chain: the package that runs it, its configuration, and what to call it."""
+
+    stage: str
+    config: StageConfig
+    title: str
+
+
+def chain(config: QuickstartConfig) -> list[Step]:
+    """All steps. The smoke scale is the same chain with everything made small."""
+    full = config.scale == "full"
+
+    def sized(**sizes: tuple[Any, Any]) -> dict[str, Any]:
+        """The full or the smoke value of each field."""
+        return {name: pair[0] if full else pair[1] for name, pair in sizes.items()}
+
+    common: dict[str, Any] = {"root": config.root, "address": config.address}
+    source: dict[str, Any] = (
+        {"source": "python-stdlib"}
+        if config.source == "python-stdlib"
+        else {"source": "files", "paths": (config.source,)}
+    )
+    model: dict[str, Any] = sized(preset=("quickstart-2m", "tiny-100k"))
+    sampling: dict[str, Any] = sized(max_tokens=(96, 24))
+    return [
+        Step("corpus", CorpusConfig(**common, name=TEXT, **source), "Clean the source text"),
+        Step(
+            "tokenizer",
+            TokenizerConfig(**common, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(2048, 512))),
+            "Train a tokenizer",
+        ),
+        Step(
+            "tokens",
+            TokensConfig(**common, name=TOKENS, corpus=TEXT, tokenizer=TOKENIZER),
+            "Tokenize",
+        ),
+        Step(
+            "pretrain",
+            PretrainConfig(
+                **common, name=BASE, tokens=TOKENS, model=ModelOptions(**model), **sized(steps=(600, 20))
+            ),
+            "Pre-train a base model",
+        ),
+        Step(
+            "corpus",
+            CorpusConfig(**common, name=FUNCTIONS, source="python-functions", from_corpus=TEXT),
+            "Turn functions into conversations",
+        ),
+        Step(
+            "finetune",
+            FinetuneConfig(**common, name=CHAT, base=BASE, corpus=FUNCTIONS, **sized(epochs=(2, 1))),
+            "Fine-tune it to answer",
+        ),
+        Step(
+            "preferences",
+            PreferencesConfig(
+                **common,
+                name=PREFERENCES,
+                model=CHAT,
+                corpus=FUNCTIONS,
+                **sampling,
+                **sized(prompts=(512, 32)),
+            ),
+            "Let simulated reviewers rank its answers",
+        ),
+        Step(
+            "reward",
+            RewardConfig(**common, name=REWARD, model=CHAT, preferences=PREFERENCES),
+            "Train a reward model on the rankings",
+        ),
+        Step(
+            "rlhf",
+            RLHFConfig(
+                **common,
+                name=ALIGNED,
+                model=CHAT,
+                reward_model=REWARD,
+                corpus=FUNCTIONS,
+                **sampling,
+                **sized(iterations=(20, 2), rollouts=(128, 16)),
+            ),
+            "Align it with PPO",
+        ),
+        Step(
+            "evaluate",
+            EvaluateConfig(
+                **common,
+                name=EVALUATION,
+                model=ALIGNED,
+                baseline=CHAT,
+                tokens=TOKENS,
+                corpus=FUNCTIONS,
+                **sampling,
+                **sized(prompts=(512, 16)),
+            ),
+            "Compare it with the fine-tuned model",
+        ),
+    ]

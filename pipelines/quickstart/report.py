@@ -1,0 +1,206 @@
+"""The quickstart's report: the numbers as JSON, and a page with charts and samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from cluster.artifacts.files import write_atomic
+from cluster.artifacts.manifest import Artifact
+from pipelines.inspect.format import format_bytes, format_seconds
+from pipelines.quickstart.chain import ALIGNED, CHAT, Step
+from pipelines.quickstart.charts import Bar, Series, bar_chart, line_chart
+from pipelines.stage_config import Frozen
+
+REPORT, PAGE = "report.json", "report.html"
+_SAMPLES = 6
+
+
+class BitsPerByte(Frozen):
+    """On held-out text; lower is better."""
+
+    unigram: float
+    base: float
+
+
+class Rate(Frozen):
+    """A share with its 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Report(Frozen):
+    """What `report.json` holds."""
+
+    heldout_bits_per_byte: BitsPerByte
+    parse_rate: Rate
+    """Of the aligned model's completions on held-out prompts."""
+    parse_rate_finetuned: Rate
+    win_rate: Rate
+    """Of the aligned against the fine-tuned model, graded by a simulated reviewer, ties count one half."""
+    seconds: dict[str, float]
+    """By stage, without the start of Ray; of the last run where a stage was interrupted."""
+    peak_memory_bytes: int
+    artifacts: list[str]
+
+
+def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int) -> Report:
+    """The report on a finished chain."""
+    by_name = {f"{artifact.kind}/{artifact.name}": artifact for artifact in artifacts}
+    base = by_name["models/base"].counts
+    results = json.loads((artifacts[-1].path / "results.json").read_bytes())
+    return Report(
+        heldout_bits_per_byte=BitsPerByte(
+            unigram=base["unigram_heldout_bits_per_byte"], base=base["heldout_bits_per_byte"]
+        ),
+        parse_rate=_rate(results["parse_rate"]["model"]),
+        parse_rate_finetuned=_rate(results["parse_rate"]["baseline"]),
+        win_rate=_rate(results["win_rate"]),
+        seconds={
+            _label(step): round(artifact.run()["seconds"], 2)
+            for step, artifact in zip(steps, artifacts, strict=True)
+        },
+        peak_memory_bytes=peak_memory_bytes,
+        artifacts=[artifact.ref for artifact in artifacts],
+    )
+
+
+def read_report(root: Path) -> Report | None:
+    """The report of an earlier run, if there is one."""
+    path = root / REPORT
+    return Report.model_validate_json(path.read_bytes()) if path.exists() else None
+
+
+def write_report(root: Path, report: Report) -> None:
+    """Write `report.html`, then `report.json`."""
+    write_atomic(root / PAGE, render(root, report).encode())
+    write_atomic(root / REPORT, report.model_dump_json(indent=2).encode() + b"\n")
+
+
+def render(root: Path, report: Report) -> str:
+    """The page. Everything is inline: it opens from disk, offline."""
+    folders = {ref.rpartition("/")[0]: root / ref for ref in report.artifacts}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    base = Artifact.read(folders["models/base"])
+    text = Artifact.read(folders["corpora/python-stdlib"])
+    return environment.get_template("report.html.jinja").render(
+        report=report,
+        corpus=f"{text.counts['documents']:,} source files, {format_bytes(text.counts['bytes'])}",
+        parameters=base.counts["parameters"],
+        total=format_seconds(sum(report.seconds.values())),
+        memory=format_bytes(report.peak_memory_bytes),
+        charts=_charts(report, folders),
+        samples=_samples(folders),
+        stages=[
+            {"label": label, "ref": ref, "time": format_seconds(seconds)}
+            for (label, seconds), ref in zip(report.seconds.items(), report.artifacts, strict=True)
+        ],
+        next_steps=_next_steps(root),
+    )
+
+
+def _charts(report: Report, folders: dict[str, Path]) -> list[tuple[str, str]]:
+    pretrain = _records(folders["models/base"])
+    finetune = _records(folders[f"models/{CHAT}"])
+    rlhf = _records(folders[f"models/{ALIGNED}"])
+    bits = report.heldout_bits_per_byte
+    return [
+        ("Pre-training", line_chart([_series(pretrain, "loss", "training loss")], "step", "nats per token")),
+        (
+            "Held-out text",
+            line_chart(
+                [_series(pretrain, "heldout_bits_per_byte", "held-out", dots=True)], "step", "bits per byte"
+            ),
+        ),
+        (
+            "Fine-tuning",
+            line_chart(
+                [
+                    _series(finetune, "loss", "training loss"),
+                    _series(finetune, "heldout_loss", "held-out", dots=True),
+                ],
+                "step",
+                "nats per token",
+            ),
+        ),
+        ("PPO: reward", line_chart([_series(rlhf, "score", "reward model")], "iteration", "mean score")),
+        (
+            "PPO: distance",
+            line_chart([_series(rlhf, "kl", "KL to fine-tuned")], "iteration", "nats a response"),
+        ),
+        (
+            "Bits per byte",
+            bar_chart([Bar("token unigram", bits.unigram), Bar("base model", bits.base)], "bits per byte"),
+        ),
+        (
+            "Completions that parse",
+            bar_chart(
+                [_bar("fine-tuned", report.parse_rate_finetuned), _bar("aligned", report.parse_rate)], "share"
+            ),
+        ),
+        (
+            "Aligned against fine-tuned",
+            bar_chart([_bar("win rate", report.win_rate)], "share", reference=0.5),
+        ),
+    ]
+
+
+def _samples(folders: dict[str, Path]) -> list[dict[str, Any]]:
+    (evaluation,) = (path for name, path in folders.items() if name.startswith("evaluations/"))
+    lines = (evaluation / "samples.jsonl").read_text().splitlines()[:_SAMPLES]
+    return [
+        {
+            "prompt": sample["prompt"],
+            "sides": [
+                _side("fine-tuned", sample["baseline"]),
+                _side("aligned", sample["model"]),
+            ],
+        }
+        for sample in map(json.loads, lines)
+    ]
+
+
+def _side(label: str, answer: dict[str, Any]) -> dict[str, str]:
+    parses = "parses" if answer["parses"] else "does not parse"
+    return {"label": label, "verdict": f"grade {answer['score']:.2f}, {parses}", "text": answer["text"]}
+
+
+def _next_steps(root: Path) -> list[tuple[str, str]]:
+    return [
+        (f"manta serve --root {root} --model {ALIGNED}", "serve the aligned model with the OpenAI API"),
+        ("manta chat", "talk to it, in a second terminal"),
+        (f"manta ls --root {root}", "all artifacts, with size and time"),
+        (f"manta show models/{ALIGNED} --root {root}", "what it was made from, back to the text"),
+        (f"manta verify --root {root}", "check every byte against the manifests"),
+        ("manta corpus --paths YOUR/FILES --name mine", "begin with your own data"),
+    ]
+
+
+def _records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def _series(records: list[dict[str, Any]], field: str, label: str, dots: bool = False) -> Series:
+    points = [(record["step"], record[field]) for record in records if record.get(field) is not None]
+    return Series(label, [x for x, _ in points], [y for _, y in points], dots)
+
+
+def _bar(label: str, rate: Rate) -> Bar:
+    return Bar(label, rate.value, rate.low, rate.high)
+
+
+def _rate(values: dict[str, Any]) -> Rate:
+    return Rate(**{name: values[name] for name in ("value", "low", "high", "n")})
+
+
+def _label(step: Step) -> str:
+    """`corpus` runs twice; the second says of what."""
+    return "corpus-functions" if step.config.name == "python-functions" else step.stage

@@ -1,0 +1,89 @@
+"""The quickstart: every stage in a row on one Ray cluster, then a report."""
+
+import importlib
+import time
+from pathlib import Path
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from pipelines.inspect.format import format_bytes, format_seconds
+from pipelines.progress import console
+from pipelines.quickstart.chain import ALIGNED, Step, chain
+from pipelines.quickstart.config import QuickstartConfig
+from pipelines.quickstart.memory import PeakMemory
+from pipelines.quickstart.report import Report, collect, read_report, write_report
+
+
+def resolve_inputs(config: QuickstartConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """Checks the source of the first stage; the others read what those before them made."""
+    first = chain(config)[0]
+    _stage(first).resolve_inputs(first.config, store)
+    return {}
+
+
+def run(config: QuickstartConfig, cluster: Cluster) -> Report:
+    """Make everything that is not there yet, write the report, print it."""
+    started = time.time()
+    steps = chain(config)
+    root = Path(config.root).absolute()
+    artifacts: list[Artifact] = []
+    with PeakMemory(cluster) as memory:
+        for number, step in enumerate(steps, 1):
+            artifacts.append(_run_step(step, f"[{number}/{len(steps)}]", cluster))
+    previous = read_report(root)
+    made_something = any(artifact.run()["started"] >= started for artifact in artifacts)
+    if previous is not None and not made_something:
+        report = previous
+    else:
+        report = collect(steps, artifacts, peak_memory_bytes=max(memory.bytes, _peak(previous, artifacts)))
+        write_report(root, report)
+    _print_report(report, root, config.root)
+    return report
+
+
+def _run_step(step: Step, position: str, cluster: Cluster) -> Artifact:
+    """Run one stage and say what it made, or that it was made before."""
+    began = time.time()
+    console.print(f"[bold]{position} {step.title}[/bold] (`manta {step.stage}`)")
+    artifact: Artifact = _stage(step).run(step.config, cluster)
+    facts = artifact.run()
+    if facts["started"] >= began:
+        took = f"done in {format_seconds(facts['seconds'])}"
+    else:
+        took = f"already done, in {format_seconds(facts['seconds'])}"
+    console.print(f"      {artifact.ref}: {took}, {format_bytes(artifact.bytes)}")
+    return artifact
+
+
+def _stage(step: Step):  # type: ignore[no-untyped-def]  # a module
+    return importlib.import_module(f"pipelines.{step.stage}.stage")
+
+
+def _peak(previous: Report | None, artifacts: list[Artifact]) -> int:
+    """The peak of an earlier, interrupted run counts too, if its report is about the same artifacts."""
+    if previous is None or previous.artifacts != [artifact.ref for artifact in artifacts]:
+        return 0
+    return previous.peak_memory_bytes
+
+
+def _print_report(report: Report, root: Path, root_as_given: str) -> None:
+    bits, parse, finetuned = report.heldout_bits_per_byte, report.parse_rate, report.parse_rate_finetuned
+    win = report.win_rate
+    total = sum(report.seconds.values())
+    lines = [
+        "",
+        "[bold]From text to an aligned model[/bold]",
+        f"  held-out bits per byte   {bits.base:.2f}   (token unigram: {bits.unigram:.2f})",
+        f"  completions that parse   {parse.value:.0%}    (fine-tuned: {finetuned.value:.0%}; n = {parse.n})",
+        f"  win rate, aligned        {win.value:.0%}    (95 % interval {win.low:.0%} to {win.high:.0%}; "
+        f"n = {win.n}, graded by a simulated reviewer)",
+        f"  time                     {format_seconds(total)}",
+        f"  peak memory              {format_bytes(report.peak_memory_bytes)}",
+        "",
+        f"  report   {root / 'report.html'}",
+        f"  serve    manta serve --root {root_as_given} --model {ALIGNED}",
+        f"  look     manta show models/{ALIGNED} --root {root_as_given}",
+    ]
+    for line in lines:
+        console.print(line)
