@@ -5,22 +5,28 @@ A stage over a corpus plans units of work whose outputs depend on nothing but th
 ledger, so that a stage that dies goes on with the units that are missing.
 
 Errors are caught in the actor and come back as rows. Bad input (`InputError`) fails a unit at once, for it
-would fail again; anything else, an actor that dies included, is tried again up to `MAX_ATTEMPTS` times in
-all. What still fails is quarantined: the other units are finished first, then one UserError names it.
+would fail again; anything else is tried `MAX_ATTEMPTS` times. An actor that dies (of memory, with its
+machine) ends the pass of Ray Data: the next pass takes the units that are missing, and after `MAX_ATTEMPTS`
+passes without a single commit we give up. So one poisonous unit cannot loop, nor keep the others from being
+finished. What failed is quarantined: one UserError at the end names it.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from cluster.artifacts.ledger import Ledger
 from cluster.errors import UserError
-from pipelines.progress import StageProgress, stage_progress
+from pipelines.progress import stage_progress
 
 MAX_ATTEMPTS = 3
 
-_ACTOR_RESTARTS = 2  # Ray Data's own defaults are to restart actors and retry tasks without end.
 _NAMED_FAILURES = 3
+_NO_ERROR = "the actor that ran it died; it may need more memory than there is"
 
 
 class InputError(ValueError):
@@ -55,81 +61,79 @@ def run_units(
     """Run the units that the ledger lacks on a pool of `workers` actors of one CPU each.
 
     Returns the record of every unit, by unit id in the order of `units`. Raises UserError naming units that
-    failed; their number is bounded, the rest are counted.
+    failed; a few are named, the rest counted.
     """
     done = ledger.done()
-    pending = [unit for unit in units if unit.id not in done]
-    failures: dict[str, str] = {}
+    errors: dict[str, str] = {}
+    attempts: Counter[str] = Counter()
+    barren_passes = 0
     with stage_progress(title, total=len(units)) as progress:
-        progress.update(len(units) - len(pending))
-        for _ in range(MAX_ATTEMPTS):
-            retryable = {unit.id for unit in pending} - failures.keys()
-            if not retryable:
+        while barren_passes < MAX_ATTEMPTS:
+            missing = [unit for unit in units if unit.id not in done and attempts[unit.id] < MAX_ATTEMPTS]
+            if not missing:
                 break
-            attempt = [unit for unit in pending if unit.id in retryable]
-            transient = _run_once(attempt, worker, worker_options, ledger, workers, failures, progress)
-            done = ledger.done()
-            pending = [unit for unit in pending if unit.id not in done]
-    failures = {
-        unit.id: failures.get(unit.id) or transient.get(unit.id, "its actor died") for unit in pending
-    }
-    if failures:
-        raise UserError(_describe(title, failures, len(units)))
+            finished = sum(unit.id in done for unit in units)
+            progress.update(finished)
+            for status in _one_pass(missing, worker, worker_options, ledger, workers):
+                if status.error:
+                    errors[status.unit] = status.error
+                    attempts[status.unit] += MAX_ATTEMPTS if status.is_input_error else 1
+                else:
+                    finished += 1
+                    progress.update(finished)
+            finished_before, done = len(done), ledger.done()
+            barren_passes = barren_passes + 1 if len(done) == finished_before else 0
+    failed = {unit.id: errors.get(unit.id, _NO_ERROR) for unit in units if unit.id not in done}
+    if failed:
+        raise UserError(_describe(title, failed, len(units)))
     return {unit.id: done[unit.id] for unit in units}
 
 
-def _run_once(
-    units: Sequence[Unit],
-    worker: type[UnitWorker],
-    worker_options: dict[str, Any],
-    ledger: Ledger,
-    workers: int,
-    failures: dict[str, str],
-    progress: StageProgress,
-) -> dict[str, str]:
-    """One pass of Ray Data over the units. Adds bad input to `failures`, returns errors worth a retry."""
-    import ray
-
-    transient: dict[str, str] = {}
-    finished = progress.total - len(units)
-    try:
-        for row in _map(units, worker, worker_options, ledger, workers):
-            if not row["error"]:
-                finished += 1
-                progress.update(finished)
-            elif row["is_input_error"]:
-                failures[row["unit"]] = row["error"]
-            else:
-                transient[row["unit"]] = row["error"]
-    except ray.exceptions.RayError as error:  # the pool itself broke: the units it held are tried again
-        first_line = str(error).strip().splitlines()[0]
-        transient = {unit.id: first_line for unit in units} | transient
-    return transient
-
-
-def _map(
+def _one_pass(
     units: Sequence[Unit], worker: type[UnitWorker], options: dict[str, Any], ledger: Ledger, workers: int
-) -> Iterable[dict[str, Any]]:
+) -> Iterator["Status"]:
+    """One execution of Ray Data over the units; ends early if an actor dies."""
+    import ray.data
+
+    _quiet_ray_data()
+    # JSON, for Arrow would give pieces of different shapes one shape, with nulls.
+    items = [{"id": unit.id, "payload": json.dumps(unit.payload)} for unit in units]
+    rows = ray.data.from_items(items, override_num_blocks=len(items))
+    pool = ray.data.ActorPoolStrategy(size=min(workers, len(units)), max_tasks_in_flight_per_actor=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is no other way yet to say max_restarts
+        statuses = rows.map_batches(
+            _UnitActor,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=pool,
+            num_cpus=1,
+            fn_constructor_kwargs={"worker": worker, "options": options, "ledger": ledger},
+            max_restarts=0,  # Ray Data's own default is to restart actors and retry tasks without end
+        )
+    try:
+        for row in statuses.iter_rows():
+            yield Status(**row)
+    except ray.exceptions.RayError:
+        return
+
+
+def _quiet_ray_data() -> None:
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    rows = ray.data.from_items([asdict(unit) for unit in units], override_num_blocks=len(units))
-    statuses = rows.map_batches(
-        _UnitActor,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(units)), max_tasks_in_flight_per_actor=1),
-        num_cpus=1,
-        fn_constructor_kwargs={"worker": worker, "options": options, "ledger": ledger},
-        ray_remote_args_fn=_finite_retries,
-    )
-    return statuses.iter_rows()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def _finite_retries() -> dict[str, Any]:
-    return {"max_restarts": _ACTOR_RESTARTS, "max_task_retries": _ACTOR_RESTARTS}
+@dataclass(frozen=True)
+class Status:
+    """What an actor says of a unit; the record itself is in the ledger."""
+
+    unit: str
+    error: str = ""
+    is_input_error: bool = False
 
 
 class _UnitActor:
@@ -140,17 +144,17 @@ class _UnitActor:
         self._ledger = ledger
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
-        statuses = [self._run(row["id"], row["payload"]) for row in batch.to_pylist()]
+        statuses = [asdict(self._run(row["id"], json.loads(row["payload"]))) for row in batch.to_pylist()]
         return {key: [status[key] for status in statuses] for key in statuses[0]}
 
-    def _run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
+    def _run(self, unit_id: str, payload: dict[str, Any]) -> Status:
         try:
             self._ledger.commit(unit_id, self._worker.run(unit_id, payload))
         except InputError as error:
-            return {"unit": unit_id, "error": str(error), "is_input_error": True}
+            return Status(unit_id, str(error), is_input_error=True)
         except Exception as error:  # whatever it is, it must come back as a row
-            return {"unit": unit_id, "error": f"{type(error).__name__}: {error}", "is_input_error": False}
-        return {"unit": unit_id, "error": "", "is_input_error": False}
+            return Status(unit_id, f"{type(error).__name__}: {error}")
+        return Status(unit_id)
 
 
 def _describe(title: str, failures: dict[str, str], total: int) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FunctionPair:
-    """A function in two parts; `prompt + response` is its source but for blank lines."""
+    """A function in two parts, as lines: prompt, newline, response are its source but for blank lines."""
 
     name: str
     prompt: str
-    """Decorators, signature and docstring, dedented to the left margin, with the last newline."""
+    """Decorators, signature and docstring, dedented to the left margin."""
     response: str
     """The rest of the body, indented as a body is, without trailing white space."""
 
@@ -48,7 +48,7 @@ def _split(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> Fu
     source = _dedent(lines[first - 1 : node.end_lineno], lines[node.lineno - 1])
     cut = docstring_end - first + 1
     response = "\n".join(source[cut:]).strip("\n").rstrip()
-    return FunctionPair(node.name, "\n".join(source[:cut]) + "\n", response)
+    return FunctionPair(node.name, "\n".join(source[:cut]), response)
 
 
 def _dedent(lines: list[str], definition: str) -> list[str]:

@@ -41,9 +41,9 @@ def oneline(): "Doc."; return 2
 def test_functions_keep_their_layout():
     pairs = {pair.name: pair for pair in python_functions(SOURCE)}
     assert sorted(pairs) == ["inner", "outer", "size"]
-    assert pairs["size"].prompt == '@property\ndef size(self):\n    """How much\n    fits."""\n'
+    assert pairs["size"].prompt == '@property\ndef size(self):\n    """How much\n    fits."""'
     assert pairs["size"].response == ('    # Counted once.\n    text = """\nleft\n"""\n    return len(text)')
-    assert pairs["inner"].prompt == 'def inner():\n    "Inner."\n'
+    assert pairs["inner"].prompt == 'def inner():\n    "Inner."'
     assert pairs["outer"].prompt.startswith("async def outer(x: int = 1,\n                *rest):\n")
 
 
@@ -51,7 +51,7 @@ def test_every_pair_of_a_real_module_parses_to_the_same_function():
     source = Path(textwrap.__file__).read_text() + Path(ast.__file__).read_text()
     top_level = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     expected = [ast.dump(node) for node in top_level if ast.get_docstring(node) and len(node.body) > 1]
-    rebuilt = [ast.dump(ast.parse(pair.prompt + pair.response).body[0]) for pair in python_functions(source)]
+    rebuilt = [ast.dump(ast.parse(f"{pair.prompt}\n{pair.response}").body[0]) for pair in python_functions(source)]
     assert len(rebuilt) > 30
     assert set(expected) <= set(rebuilt)
 

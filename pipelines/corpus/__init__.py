@@ -1,0 +1,1 @@
+"""Text or conversations from files into a clean corpus: Parquet, without duplicates, split for good."""

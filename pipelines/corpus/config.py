@@ -1,0 +1,60 @@
+"""Configuration of `manta corpus`."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.stage_config import Frozen, How, StageConfig
+
+
+class FunctionOptions(Frozen):
+    """Which functions become conversations (`--source python-functions`)."""
+
+    max_prompt_chars: int = Field(default=600, gt=0)
+    """Longest signature with docstring, in characters."""
+    max_response_chars: int = Field(default=600, gt=0)
+    """Longest body, in characters."""
+
+
+class CorpusConfig(StageConfig):
+    """Read text or conversations, normalise, remove duplicates, split into train and heldout."""
+
+    source: Literal["files", "python-stdlib", "python-functions"] = "files"
+    """Where documents come from: "files" reads --paths; "python-stdlib" the source code of this Python's
+    standard library; "python-functions" makes conversations (docstring asks, body answers) out of the text
+    corpus --from-corpus.
+    """
+    paths: How[tuple[str, ...]] = ()
+    """Files, folders or globs. Recognised by content, so moving or touching them changes nothing."""
+    from_corpus: How[str | None] = None
+    """Text corpus for python-functions: NAME or NAME/VERSION."""
+    format: Literal["auto", "text", "jsonl", "parquet", "conversations"] = "auto"
+    """What the files hold; "auto" goes by their names. "conversations": JSON lines or Parquet with `messages`
+    (a list of role and content), or with `prompt` and `response`. JSON lines and text may be .gz or .zst.
+    """
+    text_field: str = "text"
+    """Field of JSON lines, or column of Parquet, that holds the text."""
+    min_chars: int = Field(1, ge=1)
+    """Shorter documents are removed."""
+    functions: FunctionOptions = FunctionOptions()
+    """Sizes of functions that python-functions takes."""
+    heldout_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of documents (of whole groups of conversations) kept out of training, by a hash of their id."""
+    split_seed: int = 0
+    """Another seed holds out other documents."""
+    workers: How[int | None] = Field(None, gt=0)
+    """Actors that work at a time; by default one per CPU of the cluster."""
+
+    @model_validator(mode="after")
+    def _source_has_what_it_reads(self) -> "CorpusConfig":
+        if (self.source == "files") != bool(self.paths):
+            raise ValueError(
+                "--paths goes with --source files: name what to read, or choose another --source"
+            )
+        if (self.source == "python-functions") != (self.from_corpus is not None):
+            raise ValueError("--from-corpus goes with --source python-functions: name a text corpus")
+        return self
+
+    @property
+    def holds_conversations(self) -> bool:
+        return self.source == "python-functions" or self.format == "conversations"

@@ -1,0 +1,144 @@
+"""Corpus: files → corpora/NAME, in three steps over the same units.
+
+    read   unit → its documents, normalised and filtered, and an index of their ids by hash range
+    dedup  hash range → the duplicates in it, over all units
+    write  unit → part-UNIT.parquet, without them
+
+Each step is one Ray Data map whose units are committed to the ledger; a run that was killed does the rest.
+The result is the same, byte for byte, for any number of workers.
+"""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from cluster.artifacts.draft import Draft
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from pipelines.corpus.config import CorpusConfig
+from pipelines.corpus.dedup_worker import DedupWorker
+from pipelines.corpus.inputs import (
+    find_files,
+    hash_files,
+    identity,
+    plan_corpus_units,
+    plan_units,
+    unit_bytes,
+)
+from pipelines.corpus.read_worker import ReadWorker
+from pipelines.corpus.tables import REMOVED, concatenate
+from pipelines.corpus.work_files import WORK, removed_file
+from pipelines.corpus.write_worker import WriteWorker
+from pipelines.units import Unit, run_units
+
+LOGIC_VERSION = 1
+
+RANGE_BYTES = 4 * 2**30
+"""Text to a hash range: its ids then take some tens of megabytes in one actor."""
+
+
+def resolve_inputs(config: CorpusConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The corpus that python-functions reads, else nothing; raises UserError if there is nothing to read."""
+    if config.from_corpus is None:
+        find_files(config)
+        return {}
+    corpus = store.resolve("corpora", config.from_corpus)
+    if corpus.manifest["counts"].get("format") != "text":
+        raise UserError(f"{corpus.ref} holds conversations; python-functions needs a corpus of source code")
+    return {"corpus": corpus}
+
+
+def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
+    """Make corpora/NAME."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    what = config.what()
+    if "corpus" in inputs:
+        units = plan_corpus_units(inputs["corpus"].path)
+    else:
+        files = hash_files(find_files(config))
+        what["raw"] = identity(files)
+        units = plan_units(files)
+    started = store.begin(
+        kind="corpora",
+        name=config.name,
+        stage="corpus",
+        logic_version=LOGIC_VERSION,
+        what=what,
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(started, Artifact):
+        return started
+
+    make_parts(config, started, units, config.workers or int(cluster.cpus))
+    counts = finish(config, started, units)
+    return started.commit(counts=counts)
+
+
+def make_parts(config: CorpusConfig, draft: Draft, units: list[Unit], workers: int) -> None:
+    """Run the three steps."""
+    work = draft.path / WORK
+    total_bytes = sum(_piece_bytes(unit) for unit in units)
+    ranges = total_bytes // RANGE_BYTES + 1
+    row_group_bytes = max(unit_bytes(total_bytes) // 4, 2**18)
+    pool: dict[str, Any] = {"ledger": draft.ledger, "workers": workers}
+
+    read = {"config": config, "work": work, "ranges": ranges, "row_group_bytes": row_group_bytes}
+    run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
+
+    by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
+    dedup = {"work": work, "units": len(units)}
+    run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
+
+    parts = [Unit(f"write-{number:05d}", {}) for number in range(len(units))]
+    write = {
+        "target": draft.path,
+        "work": work,
+        "ranges": ranges,
+        "conversations": config.holds_conversations,
+        "row_group_bytes": row_group_bytes,
+    }
+    run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
+
+
+def finish(config: CorpusConfig, draft: Draft, units: list[Unit]) -> dict[str, Any]:
+    """Gather what was removed, count, and drop the files between the steps."""
+    work = draft.path / WORK
+    removed = draft.path / "removed.parquet"
+    if not removed.exists():
+        pieces = [
+            removed_file(work, f"{n:05d}", step) for n in range(len(units)) for step in ("read", "write")
+        ]
+        concatenate(pieces, removed, REMOVED)
+    shutil.rmtree(work, ignore_errors=True)
+    counts: Counter[str] = Counter(
+        dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
+    )
+    for unit, record in draft.ledger.done().items():
+        if unit.startswith("write-"):
+            counts.update(record)
+    if counts["train_documents"] + counts["heldout_documents"] == 0:
+        raise UserError(f"no document is left: all were removed, see {removed} for the reasons")
+    return {
+        "format": "conversations" if config.holds_conversations else "text",
+        "documents": counts["train_documents"] + counts["heldout_documents"],
+        "bytes": counts["train_bytes"] + counts["heldout_bytes"],
+        **counts,
+        "removed": _reasons(removed),
+    }
+
+
+def _reasons(removed: Path) -> dict[str, int]:
+    reasons = Counter(pq.read_table(removed, columns=["reason"])["reason"].to_pylist())
+    return dict(sorted(reasons.items()))
+
+
+def _piece_bytes(unit: Unit) -> int:
+    return sum(piece["bytes"] for piece in unit.payload["pieces"])
