@@ -1,13 +1,14 @@
 """`manta serve`: start the model on Ray Serve, say how to reach it, and wait for Ctrl-C."""
 
+import contextlib
 import hashlib
+import io
 import ipaddress
 import os
 import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
@@ -48,13 +49,14 @@ def run(config: ServeConfig, cluster: Cluster) -> Artifact:
     return model
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[str]:
-    """The URL of a running server, for the length of the block; Ray must be connected."""
+    """The URL of a running server, for the length of the block."""
     from ray import serve
 
     from pipelines.serve.deployment import ModelSettings, application
 
+    cluster.connect()
     key = os.environ.get(API_KEY_VARIABLE)
     settings = ModelSettings(
         path=model.path,
@@ -73,7 +75,9 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
         serve.run(application(settings, config.replicas), name="manta", route_prefix="/")
         yield f"http://{config.host}:{config.port}"
     finally:
-        serve.shutdown()
+        # While it ends Ray prints, from another thread, that the controller it was asked to end has ended.
+        with contextlib.redirect_stdout(io.StringIO()):
+            serve.shutdown()
 
 
 def _print_greeting(config: ServeConfig, model: Artifact) -> None:
