@@ -12,6 +12,7 @@ from llm.tokenizer.indentation import SPACE_SYMBOL
 from llm.tokenizer.special import BOS_ID, END_ID, EOS_ID, PAD_ID, SPECIAL_PIECES
 
 MODEL_FILE = "tokenizer.model"
+VOCABULARY_FILE = "tokenizer.vocab"
 
 
 def load_tokenizer(path: str | Path) -> "Tokenizer":
@@ -96,6 +97,11 @@ class Tokenizer:
     def piece_bytes(self) -> list[bytes]:
         """What each id adds to the text, by id; special ids add b""."""
         return list(self._piece_bytes)
+
+    def vocabulary(self) -> str:
+        """One line a piece, tab, its score: what SentencePiece writes as `tokenizer.vocab`."""
+        pieces, score = self._processor.id_to_piece(list(range(self.vocab_size))), self._processor.get_score
+        return "".join(f"{piece}\t{score(i):g}\n" for i, piece in enumerate(pieces))
 
     def _encode_around_space_symbols(self, text: str) -> list[int]:
         segments = text.split(SPACE_SYMBOL)

@@ -17,11 +17,9 @@ from cluster.errors import UserError
 from llm.text.python_stdlib import stdlib_files
 from llm.text.readers import format_of, is_compressed
 from pipelines.corpus.config import CorpusConfig
+from pipelines.corpus_pieces import corpus_pieces, unit_bytes
 from pipelines.units import Unit
 
-MIN_UNIT_BYTES = 2 * 2**20
-MAX_UNIT_BYTES = 256 * 2**20
-_TARGET_UNITS = 64
 _HASHING_THREADS = 8
 
 
@@ -72,11 +70,6 @@ def identity(files: list[SourceFile]) -> dict[str, Any]:
     return {"files": len(files), "bytes": sum(file.bytes for file in files), "sha256": digest.hexdigest()}
 
 
-def unit_bytes(total_bytes: int) -> int:
-    """Aim of a unit's size: many units even for a small corpus, bounded memory and effort for a large one."""
-    return min(max(total_bytes // _TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
-
-
 def plan_units(files: list[SourceFile]) -> list[Unit]:
     """Units of about `unit_bytes`, in the order of sources: several small files or a piece of a large one."""
     limit = unit_bytes(sum(file.bytes for file in files))
@@ -95,16 +88,16 @@ def plan_units(files: list[SourceFile]) -> list[Unit]:
 
 def plan_corpus_units(corpus: Path) -> list[Unit]:
     """Units over the row groups of a text corpus, for python-functions."""
-    files = [
-        SourceFile(path, path.name, "corpus", path.stat().st_size)
-        for path in sorted(corpus.glob("part-*.parquet"))
+    pieces = [{**vars(piece), "path": str(corpus / piece.file)} for piece in corpus_pieces(corpus)]
+    return [
+        Unit(f"read-{number:05d}", {"pieces": [{**piece, "source": piece["file"], "format": "corpus"}]})
+        for number, piece in enumerate(pieces)
     ]
-    return plan_units(files)
 
 
 def _pieces(file: SourceFile, limit: int) -> list[tuple[dict[str, Any], int]]:
     """Ranges of a file with their sizes in bytes; a file that cannot be cut is one."""
-    if file.format in ("parquet", "corpus"):
+    if file.format == "parquet":
         try:
             metadata = pq.read_metadata(file.path)
         except Exception as error:  # pyarrow raises several kinds

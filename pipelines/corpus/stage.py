@@ -28,12 +28,12 @@ from pipelines.corpus.inputs import (
     identity,
     plan_corpus_units,
     plan_units,
-    unit_bytes,
 )
 from pipelines.corpus.read_worker import ReadWorker
 from pipelines.corpus.tables import REMOVED, concatenate
 from pipelines.corpus.work_files import WORK, removed_file
 from pipelines.corpus.write_worker import WriteWorker
+from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
 
 LOGIC_VERSION = 1
@@ -48,8 +48,7 @@ def resolve_inputs(config: CorpusConfig, store: ArtifactStore) -> dict[str, Arti
         find_files(config)
         return {}
     corpus = store.resolve("corpora", config.from_corpus)
-    if corpus.manifest["counts"].get("format") != "text":
-        raise UserError(f"{corpus.ref} holds conversations; python-functions needs a corpus of source code")
+    check_text(corpus, needed_for="python-functions")
     return {"corpus": corpus}
 
 

@@ -1,0 +1,54 @@
+"""A text corpus cut into pieces of work: row groups of its files, planned from their footers alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cluster.artifacts.manifest import Artifact
+from cluster.errors import UserError
+
+MIN_UNIT_BYTES = 2 * 2**20
+MAX_UNIT_BYTES = 256 * 2**20
+_TARGET_UNITS = 64
+
+
+@dataclass(frozen=True)
+class CorpusPiece:
+    """Row groups first … last - 1 of one file of a corpus."""
+
+    file: str
+    first: int
+    last: int
+    bytes: int
+    """Uncompressed."""
+
+
+def unit_bytes(total_bytes: int) -> int:
+    """Aim of a unit's size: many units even for a small corpus, bounded memory and effort for a large one."""
+    return min(max(total_bytes // _TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
+
+
+def corpus_pieces(corpus: Path) -> list[CorpusPiece]:
+    """The pieces of a corpus in order, each of about `unit_bytes` and at least one row group."""
+    footers = {path.name: pq.read_metadata(path) for path in sorted(corpus.glob("part-*.parquet"))}
+    groups = [
+        (name, group, footer.row_group(group).total_byte_size)
+        for name, footer in footers.items()
+        for group in range(footer.num_row_groups)
+    ]
+    limit = unit_bytes(sum(size for _, _, size in groups))
+    pieces: list[CorpusPiece] = []
+    for name, group, size in groups:
+        last = pieces[-1] if pieces else None
+        if last is not None and last.file == name and last.bytes + size <= limit:
+            pieces[-1] = CorpusPiece(name, last.first, group + 1, last.bytes + size)
+        else:
+            pieces.append(CorpusPiece(name, group, group + 1, size))
+    return pieces
+
+
+def check_text(corpus: Artifact, needed_for: str) -> None:
+    """Raise UserError unless `corpus` holds plain text."""
+    if corpus.manifest["counts"].get("format") != "text":
+        raise UserError(f"{corpus.ref} holds conversations; {needed_for} needs a corpus of plain text")

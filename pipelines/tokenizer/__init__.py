@@ -1,0 +1,1 @@
+"""A SentencePiece tokenizer out of a text corpus."""

@@ -1,0 +1,125 @@
+"""Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one task trains on it."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import ray
+
+from cluster.artifacts.files import write_atomic
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, load_tokenizer
+from llm.tokenizer.special import MIN_VOCAB_SIZE
+from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
+from pipelines.corpus_pieces import check_text, corpus_pieces
+from pipelines.progress import stage_progress
+from pipelines.tokenizer.config import TokenizerConfig
+from pipelines.tokenizer.sample_worker import SampleWorker
+from pipelines.units import Unit, run_units
+
+LOGIC_VERSION = 1
+SAMPLE_FOLDER = "sample"
+
+
+def resolve_inputs(config: TokenizerConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The corpus; raises UserError if it is missing, holds conversations, or has nothing to train on."""
+    if config.vocab_size <= MIN_VOCAB_SIZE:
+        raise UserError(
+            f"--vocab-size {config.vocab_size}: the special and byte pieces alone are {MIN_VOCAB_SIZE}; "
+            f"make it at least {MIN_VOCAB_SIZE + 64}"
+        )
+    corpus = store.resolve("corpora", config.corpus)
+    check_text(corpus, needed_for="the tokenizer")
+    if not corpus.manifest["counts"]["train_bytes"]:
+        raise UserError(f"{corpus.ref} has no document in its training split")
+    return {"corpus": corpus}
+
+
+def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
+    """Make tokenizers/NAME."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    started = store.begin(
+        kind="tokenizers",
+        name=config.name,
+        stage="tokenizer",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(started, Artifact):
+        return started
+
+    corpus = inputs["corpus"]
+    units = [
+        Unit(f"sample-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus.path))
+    ]
+    options = {
+        "corpus": corpus.path,
+        "target": started.path / SAMPLE_FOLDER,
+        "seed": config.seed,
+        "fraction": min(1.0, config.sample_bytes / corpus.manifest["counts"]["train_bytes"]),
+    }
+    records = run_units(
+        units,
+        SampleWorker,
+        options,
+        ledger=started.ledger,
+        title=f"{config.name}: sample",
+        workers=config.workers or int(cluster.cpus),
+    )
+    sampled: Counter[str] = Counter()
+    for record in records.values():
+        sampled.update(record)
+
+    train(config, started.path)
+    shutil.rmtree(started.path / SAMPLE_FOLDER, ignore_errors=True)
+    tokenizer = load_tokenizer(started.path)
+    write_atomic(started.path / VOCABULARY_FILE, tokenizer.vocabulary().encode())
+    return started.commit(
+        counts={
+            "vocab_size": tokenizer.vocab_size,
+            "sampled_documents": sampled["documents"],
+            "sampled_bytes": sampled["bytes"],
+            "model_sha256": tokenizer.fingerprint,
+        }
+    )
+
+
+def train(config: TokenizerConfig, folder: Path) -> None:
+    """Train in one Ray task and write the model, unless a run before this one did."""
+    target = folder / MODEL_FILE
+    if target.exists():
+        return
+    with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
+        try:
+            write_atomic(target, ray.get(_train.options(name="train tokenizer").remote(config, folder)))
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, TokenizerTrainingError):
+                raise UserError(str(error.cause)) from None
+            raise
+        progress.update(1)
+
+
+@ray.remote(num_cpus=1, max_retries=2)
+def _train(config: TokenizerConfig, folder: Path) -> bytes:
+    return train_tokenizer(
+        _sampled_texts(folder / SAMPLE_FOLDER),
+        vocab_size=config.vocab_size,
+        model_type=config.model,
+        normalization=config.normalization,
+        character_coverage=config.character_coverage,
+    )
+
+
+def _sampled_texts(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(path).iter_batches(1024):
+            yield from batch["text"].to_pylist()

@@ -1,0 +1,1 @@
+"""A text corpus into token shards."""

@@ -1,0 +1,41 @@
+"""Encodes one piece of the corpus into shards of its own, one set per split."""
+
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llm.data.shards import ShardWriter
+from llm.tokenizer.load import load_tokenizer
+
+SPLITS = ("train", "heldout")
+_BATCH_DOCUMENTS = 256
+
+
+class EncodeWorker:
+    """Runs in an actor, on one thread; a unit's record lists its shards by split."""
+
+    def __init__(self, corpus: Path, tokenizer: Path, target: Path) -> None:
+        self._corpus, self._target = corpus, target
+        self._tokenizer = load_tokenizer(tokenizer)
+
+    def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
+        unit = unit_id.removeprefix("encode-")
+        tokenizer = self._tokenizer
+        source = pq.ParquetFile(self._corpus / payload["file"])
+        groups = list(range(payload["first"], payload["last"]))
+        with ExitStack() as stack:
+            writers = {
+                split: stack.enter_context(
+                    ShardWriter(self._target, split, unit, tokenizer.vocab_size, tokenizer.eos_id)
+                )
+                for split in SPLITS
+            }
+            for batch in source.iter_batches(_BATCH_DOCUMENTS, row_groups=groups, columns=["text", "split"]):
+                texts, splits = batch["text"].to_pylist(), batch["split"].to_pylist()
+                arrays = tokenizer.encode_arrays(texts, threads=1)
+                for text, split, ids in zip(texts, splits, arrays, strict=True):
+                    writers[split].add(ids, text_bytes=len(text.encode()))
+        return {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}

@@ -1,0 +1,72 @@
+"""Tokens: text corpus + tokenizer → tokens/NAME. Each unit writes shards of its own; order is made later."""
+
+from typing import Any
+
+from cluster.artifacts.files import write_atomic
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.data.shards import SHARDS_FILE, Shard, shards_json
+from llm.tokenizer.load import load_tokenizer
+from pipelines.corpus_pieces import check_text, corpus_pieces
+from pipelines.tokens.config import TokensConfig
+from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
+from pipelines.units import Unit, run_units
+
+LOGIC_VERSION = 1
+
+
+def resolve_inputs(config: TokensConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The corpus and the tokenizer; raises UserError if one is missing or the corpus is not text."""
+    corpus = store.resolve("corpora", config.corpus)
+    check_text(corpus, needed_for="tokens")
+    return {"corpus": corpus, "tokenizer": store.resolve("tokenizers", config.tokenizer)}
+
+
+def run(config: TokensConfig, cluster: Cluster) -> Artifact:
+    """Make tokens/NAME."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    started = store.begin(
+        kind="tokens",
+        name=config.name,
+        stage="tokens",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(started, Artifact):
+        return started
+
+    corpus, tokenizer = inputs["corpus"].path, inputs["tokenizer"].path
+    units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
+    records = run_units(
+        units,
+        EncodeWorker,
+        {"corpus": corpus, "tokenizer": tokenizer, "target": started.path},
+        ledger=started.ledger,
+        title=f"{config.name}: encode",
+        workers=config.workers or int(cluster.cpus),
+    )
+    splits = {
+        split: [Shard(**shard) for record in records.values() for shard in record[split]] for split in SPLITS
+    }
+    if not splits["train"]:
+        raise UserError(f"{inputs['corpus'].ref} has no document in its training split")
+    encoder = load_tokenizer(tokenizer)
+    content = shards_json(encoder.vocab_size, encoder.fingerprint, encoder.eos_id, splits)
+    write_atomic(started.path / SHARDS_FILE, content)
+    return started.commit(counts=_count(encoder.vocab_size, splits))
+
+
+def _count(vocab_size: int, splits: dict[str, list[Shard]]) -> dict[str, Any]:
+    counts: dict[str, Any] = {"vocab_size": vocab_size}
+    for split, shards in splits.items():
+        counts[f"{split}_tokens"] = sum(shard.tokens for shard in shards)
+        counts[f"{split}_documents"] = sum(shard.documents for shard in shards)
+        counts[f"{split}_bytes"] = sum(shard.bytes for shard in shards)
+    counts["bytes_per_token"] = round(counts["train_bytes"] / counts["train_tokens"], 4)
+    return counts
