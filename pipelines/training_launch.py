@@ -25,7 +25,8 @@ from pipelines.training_config import TrainingConfig
 from pipelines.wandb_run import WandbRun
 
 FATAL = "fatal"
-"""Field of the progress board with the one line that tells the user why a run cannot go on."""
+RESULT = "result"
+"""Fields of the progress board that end a run: why it cannot go on, in one line, or the manifest's counts."""
 _POLL_SECONDS = 0.25
 _SHOWN = (
     "loss",
@@ -54,7 +55,7 @@ class TrainingJob:
 
 
 def run_training(
-    worker: Callable[[dict[str, Any]], dict[str, Any]],
+    worker: Callable[[dict[str, Any]], None],
     stage: str,
     config: TrainingConfig,
     cluster: Cluster,
@@ -63,11 +64,12 @@ def run_training(
     inputs: dict[str, Path],
     steps: int,
 ) -> dict[str, Any]:
-    """Run `worker({"job": TrainingJob})` on `config.workers` workers; returns what rank 0 returned.
+    """Run `worker({"job": TrainingJob})` on `config.workers` workers; returns the counts that rank 0 posted.
 
     Raises:
         UserError: a worker said that the user must mend something, or workers died too often.
     """
+    cluster.connect()
     threads = config.threads_per_worker or max(1, int(cluster.cpus) // config.workers)
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     job = TrainingJob(config, model, folder, inputs, threads, board)
@@ -83,53 +85,44 @@ def run_training(
             failure_config=FailureConfig(max_failures=config.max_failures),
         ),
     )
-    fit = _Fit(trainer)
+    failures: list[str] = []
+    fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
     with stage_progress(stage, steps, "step") as progress, WandbRun(config, stage, folder) as wandb_run:
         fit.start()
-        while fit.is_alive():
+        latest: dict[str, Any] = {}
+        while fit.is_alive() and not latest.keys() & {RESULT, FATAL}:
             fit.join(_POLL_SECONDS)
-            latest = ray.get(board.latest.remote())
-            if "step" in latest:
+            shown_step, latest = latest.get("step", 0), ray.get(board.latest.remote())
+            if latest.get("step", 0) != shown_step:
                 progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
                 wandb_run.log(latest)
-    fatal = ray.get(board.latest.remote()).get(FATAL)
+        latest = ray.get(board.latest.remote())
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)
-    return fit.result(stage, fatal)
+    if RESULT not in latest:
+        raise UserError(f"{stage}: {latest.get(FATAL) or ' '.join(failures) or 'the workers left no result'}")
+    counts: dict[str, Any] = latest[RESULT]
+    return counts
 
 
-class _Fit(threading.Thread):
-    """`trainer.fit()` beside the main thread, which thereby keeps Ctrl-C for itself.
+def _fit(trainer: TorchTrainer, failures: list[str]) -> None:
+    """Run `trainer.fit()` beside the main thread, which so keeps Ctrl-C for itself.
 
     In the main thread Ray Train takes the signal and may end the process with code 0, as if all were well.
+    Nobody waits for `fit` to return: where Ray runs without its dashboard, tidying up takes it 12 s.
     """
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(name="ray-train", daemon=True)
-        self._trainer = trainer
-        self._answer: Any = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._answer = self._trainer.fit().return_value
-        except BaseException as error:
-            self._error = error
-
-    def result(self, stage: str, fatal: str | None) -> dict[str, Any]:
-        """Rank 0's return value, or the reason why there is none."""
-        if fatal is not None:
-            raise UserError(f"{stage}: {fatal}")
-        if isinstance(self._error, TrainingFailedError):
-            lines = [line.strip() for line in str(self._error).splitlines() if line.strip()]
-            raise UserError(
-                f"{stage}: training workers failed too often ({lines[-1] if lines else 'no reason given'}); "
-                "run the command again to go on from the newest checkpoint"
-            ) from self._error
-        if self._error is not None:
-            raise self._error
-        answer: dict[str, Any] = self._answer
-        return answer
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        failures.append(
+            f"workers failed too often (at last: {lines[-1]}); "
+            "run the command again to go on from the newest checkpoint"
+        )
+    except SystemExit:
+        pass  # Ray was stopped meanwhile; whoever did it knows.
+    except ray.exceptions.RayError as error:
+        failures.append(f"Ray Train's controller failed: {str(error).strip().splitlines()[-1]}")
 
 
 def _scaling(config: TrainingConfig, cluster: Cluster, threads: int) -> ScalingConfig:

@@ -20,16 +20,13 @@ from llm.planning.peak import peak_flops
 from llm.tokenizer.load import Tokenizer
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.step import NonFiniteError
-from pipelines.training_launch import FATAL, TrainingJob
+from pipelines.training_launch import FATAL, RESULT, TrainingJob
 
 
 @contextmanager
 def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     """Set this process up and give it its device. What the user must mend goes to the driver as one line."""
     torch.set_num_threads(job.threads)
-    known = ray.get(job.board.latest.remote()).get(FATAL)
-    if known is not None:  # Ray Train has started the workers again, but nothing has been mended.
-        raise UserError(known)
     try:
         yield (
             torch.device("cuda", torch.cuda.current_device())
@@ -39,6 +36,13 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise
+
+
+def finish(job: TrainingJob, counts: dict[str, Any]) -> None:
+    """Hand the manifest's counts to the driver, which ends the run. Every worker calls it, last of all."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        ray.get(job.board.post.remote({RESULT: counts}))
 
 
 def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) -> Decoder:

@@ -23,6 +23,9 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
     In bf16, matmuls and activations are bf16 while the weights that the optimizer moves, and every sum of
     gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision.
 
+    The root, too, goes back to its shards after every forward pass. Left whole, as is torch's default, an
+    evaluation before the optimizer is made would hand it tensors that nobody trains.
+
     Gradients are summed over ranks, not averaged: the step has divided by the global token count. The
     factor and the forced plain sum go together, since gloo has no other reduction.
     """
@@ -30,7 +33,7 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for block in model.blocks:  # type: ignore[union-attr]
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)

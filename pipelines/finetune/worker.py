@@ -17,14 +17,15 @@ from pipelines.training_worker import (
     Claim,
     Watcher,
     attachments,
+    finish,
     sharded_model,
     training_worker,
     write_model,
 )
 
 
-def finetune_worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train from the newest checkpoint to the end, write the model, and return the manifest's counts."""
+def finetune_worker(arguments: dict[str, Any]) -> None:
+    """Train from the newest checkpoint to the end, write the model, and report the manifest's counts."""
     job: TrainingJob = arguments["job"]
     config = job.config
     assert isinstance(config, FinetuneConfig)
@@ -63,7 +64,7 @@ def finetune_worker(arguments: dict[str, Any]) -> dict[str, Any]:
             )
         )
         write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
-        return {
+        counts = {
             "parameters": job.model.parameter_count,
             "steps": steps,
             "train_conversations": len(batches),
@@ -72,6 +73,7 @@ def finetune_worker(arguments: dict[str, Any]) -> dict[str, Any]:
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }
+        finish(job, counts)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from pipelines.training_worker import (
     Claim,
     Watcher,
     attachments,
+    finish,
     my_share,
     sharded_model,
     training_worker,
@@ -25,8 +26,8 @@ from pipelines.training_worker import (
 )
 
 
-def pretrain_worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Train from the newest checkpoint to the end, write the model, and return the manifest's counts."""
+def pretrain_worker(arguments: dict[str, Any]) -> None:
+    """Train from the newest checkpoint to the end, write the model, and report the manifest's counts."""
     job: TrainingJob = arguments["job"]
     config = job.config
     assert isinstance(config, PretrainConfig)
@@ -63,7 +64,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         )
         write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
         unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
-        return {
+        counts = {
             "parameters": job.model.parameter_count,
             "steps": config.steps,
             "tokens": config.steps * config.global_batch * config.seq_len,
@@ -71,3 +72,4 @@ def pretrain_worker(arguments: dict[str, Any]) -> dict[str, Any]:
             **evaluate(limit=None),
             "unigram_heldout_bits_per_byte": unigram,
         }
+        finish(job, counts)

@@ -49,6 +49,8 @@ def fsdp_process(rank: int, world: int, port: int, precision, results):
     shard(model, data_mesh(torch.device("cpu")), precision)
     model.to_empty(device="cpu")
     model.init_weights(seed=3)
+    with torch.no_grad():
+        model(batch(0)[0])  # An evaluation before the optimizer exists must leave nothing behind.
     seen = curve(model, rank, world)
     weights = gather_weights(model)
     if rank == 0:

@@ -1,0 +1,158 @@
+"""Pre-training on Ray Train: killed at any moment, it must end with the same bits as if it had not been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import torch
+
+from cluster.connect import Cluster, start_local
+from cluster.errors import UserError
+from llm.models.load import load_model
+from llm.training.metrics_log import read_records
+from pipelines.pretrain import stage
+from pipelines.pretrain.config import PretrainConfig
+from tests.integration.small_artifacts import small_store
+
+CLUSTER = Cluster()
+FIELDS = {
+    "name": "base",
+    "tokens": "small",
+    "model": {"preset": "tiny-100k"},
+    "steps": 160,
+    "seq_len": 32,
+    "global_batch": 8,
+    "micro_batch": 4,
+    "precision": "fp32",
+    "checkpoint_every": 40,
+    "evaluate_every": 40,
+    "log_every": 5,
+    "threads_per_worker": 1,
+    "wandb": "disabled",
+}
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    start_local(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tmp_path_factory):
+    root = tmp_path_factory.mktemp("undisturbed")
+    small_store(root)
+    return stage.run(PretrainConfig(root=str(root), **FIELDS), CLUSTER)
+
+
+def assert_same_bits(artifact, undisturbed) -> None:
+    assert artifact.manifest == undisturbed.manifest  # The SHA-256 of the weights is in it.
+    ours, theirs = (a.path / "metrics.jsonl" for a in (artifact, undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def wait_for_checkpoint(root: Path, step: int) -> None:
+    deadline = time.monotonic() + 60
+    while not list(root.glob(f"models/base/*/checkpoints/step-{step:08d}")):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.01)
+
+
+def kill_worker_after_checkpoint(root: Path, step: int, killed: list[int]) -> None:
+    wait_for_checkpoint(root, step)
+    time.sleep(0.2)  # Into the steps after it.
+    for process in psutil.Process().children(recursive=True):
+        if "RayTrainWorker" in " ".join(process.cmdline()):
+            os.kill(process.pid, signal.SIGKILL)
+            killed.append(process.pid)
+
+
+def test_killed_worker_changes_nothing(undisturbed, tmp_path):
+    small_store(tmp_path)
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_worker_after_checkpoint, args=(tmp_path, 40, killed))
+    killer.start()
+    artifact = stage.run(PretrainConfig(root=str(tmp_path), **FIELDS), CLUSTER)
+    killer.join()
+    assert len(killed) == 1
+    assert_same_bits(artifact, undisturbed)
+
+
+def test_killed_driver_changes_nothing(undisturbed, tmp_path):
+    small_store(tmp_path)
+    config = PretrainConfig(root=str(tmp_path), **FIELDS)
+    program = (
+        "import json, sys; from cluster.connect import Cluster, start_local; start_local(num_cpus=2);"
+        "from pipelines.pretrain import stage; from pipelines.pretrain.config import PretrainConfig;"
+        "stage.run(PretrainConfig(**json.loads(sys.argv[1])), Cluster())"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", program, config.model_dump_json()], cwd=Path.cwd())
+    try:
+        wait_for_checkpoint(tmp_path, 80)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert not list(tmp_path.glob("models/base/*/manifest.json"))
+    assert_same_bits(stage.run(config, CLUSTER), undisturbed)
+
+
+def test_finished_run_is_not_run_again(undisturbed, monkeypatch):
+    config = PretrainConfig(
+        root=str(undisturbed.path.parents[2]), **FIELDS | {"micro_batch": 8, "log_every": 1}
+    )
+    started = time.monotonic()
+    again = stage.run(config, CLUSTER)
+    assert again.version == undisturbed.version, "how a model is trained must not change its version"
+    assert time.monotonic() - started < 1
+
+
+def test_what_was_learned_and_what_was_written(undisturbed):
+    counts = undisturbed.counts
+    assert counts["heldout_bits_per_byte"] < 0.5 * counts["unigram_heldout_bits_per_byte"]
+    records = read_records(undisturbed.path / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, FIELDS["steps"] + 1))
+    assert [r["step"] for r in records if "heldout_bits_per_byte" in r] == [40, 80, 120, 160]
+
+    from transformers import LlamaForCausalLM
+
+    ours, config = load_model(undisturbed.path)
+    theirs = LlamaForCausalLM.from_pretrained(undisturbed.path / "export")
+    tokens = torch.arange(20).unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(tokens).logits, ours(tokens)[..., : config.vocab_size], rtol=1e-3, atol=1e-4
+        )
+
+
+def test_divergence_comes_back_as_one_line(undisturbed):
+    fields = FIELDS | {
+        "name": "diverges",
+        "optimizer": {"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 0},
+    }
+    with pytest.raises(UserError, match=r"pretrain: step \d+: loss .* Lower the learning rate") as error:
+        stage.run(PretrainConfig(root=str(undisturbed.path.parents[2]), **fields), CLUSTER)
+    assert "\n" not in str(error.value)
+
+
+def test_sequences_longer_than_the_data_are_refused_before_anything_starts(undisturbed):
+    fields = FIELDS | {
+        "seq_len": 10_000,
+        "model": {"preset": "tiny-100k", "max_seq_len": 100_000},
+        "name": "long",
+    }
+    root = undisturbed.path.parents[2]
+    tokens = json.loads((next(root.glob("tokens/small/*/shards.json"))).read_text())
+    assert tokens["splits"]["train"][0]["tokens"] < 100_000
+    config = PretrainConfig(root=str(root), **fields | {"seq_len": 100_000})
+    with pytest.raises(UserError, match="--seq-len 100000: the largest shard"):
+        stage.run(config, CLUSTER)
+    assert not (root / "models" / "long").exists()
