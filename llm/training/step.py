@@ -1,5 +1,6 @@
 """One optimizer step over a global batch, on any number of ranks and in any number of micro-batches."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,20 +72,35 @@ def train_step(
         total += loss.detach()
     mean_loss = _sum_over_ranks(total).item() / tokens
 
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    if not math.isfinite(mean_loss):
+        optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteError(f"the loss is {mean_loss}")
+    grad_norm = apply_gradients(model, optimizer, learning_rate, clip_norm)
+    return StepResult(mean_loss, grad_norm, tokens)
+
+
+def apply_gradients(
+    model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float, clip_norm: float
+) -> float:
+    """Clip the accumulated gradients by their global norm, let the optimizer step, and clear them.
+
+    Returns the norm before clipping; `clip_norm` 0 clips nothing.
+
+    Raises:
+        NonFiniteError: the norm is NaN or infinite; the weights have not moved.
+    """
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     grad_norm = norm.item()
-    if not (torch.isfinite(norm).item() and abs(mean_loss) != float("inf") and mean_loss == mean_loss):
+    if not math.isfinite(grad_norm):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"loss {mean_loss}, gradient norm {grad_norm}")
+        raise NonFiniteError(f"the gradient's norm is {grad_norm}")
     if clip_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
-
     set_learning_rate(optimizer, learning_rate)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(mean_loss, grad_norm, tokens)
+    return grad_norm
 
 
 def _sum_over_ranks(value: Tensor) -> Tensor:
