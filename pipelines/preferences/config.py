@@ -14,29 +14,29 @@ class PreferencesConfig(StageConfig):
     """Chat model that answers: NAME or NAME/VERSION."""
     corpus: str = "chat"
     """Conversation corpus whose training split gives the prompts."""
-    prompts: int = Field(512, gt=0)
+    prompts: int = Field(default=512, gt=0)
     """Prompts to answer; chosen by a hash of their id."""
-    responses: int = Field(4, ge=2)
+    responses: int = Field(default=4, ge=2)
     """Responses to each prompt."""
-    max_prompt_tokens: int = Field(128, gt=0)
+    max_prompt_tokens: int = Field(default=128, gt=0)
     """Longer prompts are passed over."""
-    max_tokens: int = Field(96, gt=0)
+    max_tokens: int = Field(default=96, gt=0)
     """Tokens after which a response is cut off."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     """Of the sampling; below 1 the responses are more alike."""
     reviewer: Literal["simulated-python"] = "simulated-python"
     """Who ranks. Only simulated reviewers so far: "simulated-python" reads the syntax of Python function
     bodies.
     """
-    noise: float = Field(0.0, ge=0)
+    noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the simulated reviewer's mistakes, in grades (which are between 0 and 1)."""
-    heldout_fraction: float = Field(0.15, gt=0, lt=1)
+    heldout_fraction: float = Field(default=0.15, gt=0, lt=1)
     """Share of the prompts, whole groups of them, kept from the reward model to test it on."""
     seed: int = 0
     """Decides prompts, responses, noise and the split."""
-    engines: How[int] = Field(1, gt=0)
+    engines: How[int] = Field(default=1, gt=0)
     """Processes that generate."""
-    max_batch: How[int] = Field(128, gt=0)
+    max_batch: How[int] = Field(default=128, gt=0)
     """Responses that one engine generates at a time."""
-    threads: How[int] = Field(2, gt=0)
+    threads: How[int] = Field(default=2, gt=0)
     """Threads of each engine."""

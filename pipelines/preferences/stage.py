@@ -21,11 +21,11 @@ from cluster.connect import Cluster
 from llm.engine.request import Completion, Request
 from llm.tokenizer.load import Tokenizer, load_tokenizer
 from pipelines.preferences.config import PreferencesConfig
-from pipelines.preferences.simulated_reviewer import rank_responses
 from pipelines.preferences.table import write_rows
 from pipelines.progress import stage_progress
 from pipelines.prompts import Prompt, check_conversations, is_heldout, load_prompts, sample_seed
 from pipelines.sampling import chat_request, check_context
+from pipelines.simulated_reviewer import rank_responses
 
 LOGIC_VERSION = 1
 UNIT_PROMPTS = 64
@@ -70,7 +70,7 @@ def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
     tokenizer = load_tokenizer(inputs["model"].path)
     units = plan_units(config, inputs["corpus"].path, tokenizer)
     missing = [unit for unit in units if not is_done(draft, unit)]
-    sample_and_rank(config, draft, inputs["model"].path, tokenizer, missing, len(units))
+    sample_and_rank(config, cluster, draft, inputs["model"].path, tokenizer, missing, len(units))
     rows = [row for unit in units for row in pq.read_table(unit_file(draft, unit)).to_pylist()]
     write_rows(draft.path / "preferences.parquet", rows)
     shutil.rmtree(draft.path / "units")
@@ -119,6 +119,7 @@ def unit_file(draft: Draft, unit: Unit) -> Path:
 
 def sample_and_rank(
     config: PreferencesConfig,
+    cluster: Cluster,
     draft: Draft,
     model: Path,
     tokenizer: Tokenizer,
@@ -134,7 +135,7 @@ def sample_and_rank(
         EnginePool(
             min(config.engines, len(units)),
             model,
-            cpus=1.0 / config.engines,
+            cpus=cluster.cpus / config.engines,
             max_batch=config.max_batch,
             max_seq_len=config.max_prompt_tokens + config.max_tokens,
             threads=config.threads,
@@ -160,7 +161,6 @@ def rank_unit(
         own = completions[index * config.responses : (index + 1) * config.responses]
         texts = [tokenizer.decode(each.response_ids) for each in own]
         ranks = rank_responses(
-            config.reviewer,
             prompt.text,
             [(text, each.finish_reason == "stop") for text, each in zip(texts, own, strict=True)],
             config.noise,

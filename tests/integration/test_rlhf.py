@@ -17,14 +17,14 @@ from pipelines.rlhf.config import KLConfig, PPOConfig, RLHFConfig
 from pipelines.rlhf.stage import run
 from tests.integration.small_chat import chat_store
 
-CLUSTER = Cluster(cpus=2, gpus=0, memory_bytes=0, joined=False)
+CLUSTER = Cluster()
 DRIVER = """
 import sys
 from cluster.connect import Cluster, start_local
 from pipelines.rlhf.config import RLHFConfig
 from pipelines.rlhf.stage import run
 start_local(num_cpus=2)
-run(RLHFConfig.model_validate_json(sys.argv[1]), Cluster(cpus=2, gpus=0, memory_bytes=0, joined=False))
+run(RLHFConfig.model_validate_json(sys.argv[1]), Cluster())
 """
 
 

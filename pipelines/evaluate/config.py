@@ -1,0 +1,42 @@
+"""Configuration of `manta evaluate`."""
+
+from pydantic import Field
+
+from pipelines.stage_config import How, StageConfig
+
+
+class EvaluateConfig(StageConfig):
+    """Measure a model on held-out data: bits per byte of text, and what a *simulated* reviewer says of its
+    answers.
+
+    With a baseline, both models answer the same prompts with the same seeds, and the win rate is counted.
+    """
+
+    model: str = "aligned"
+    """Chat model to measure: NAME or NAME/VERSION."""
+    baseline: str | None = None
+    """Chat model to compare it with."""
+    corpus: str = "chat"
+    """Conversation corpus whose held-out split gives the prompts."""
+    tokens: str | None = None
+    """Tokens whose held-out split gives bits per byte; left out, there are none."""
+    windows: int = Field(default=256, gt=0)
+    """Windows of the held-out tokens that are scored, evenly spaced."""
+    prompts: int = Field(default=400, gt=0)
+    """Most prompts to answer."""
+    max_prompt_tokens: int = Field(default=128, gt=0)
+    """Longer prompts are passed over."""
+    max_tokens: int = Field(default=96, gt=0)
+    """Tokens after which a response is cut off."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the sampling; 0 takes the likeliest token."""
+    seed: int = 0
+    """Decides prompts and samples. Another seed than in training shows that the result is no accident of
+    one.
+    """
+    engines: How[int] = Field(default=1, gt=0)
+    """Processes that generate, for one model after the other."""
+    max_batch: How[int] = Field(default=128, gt=0)
+    """Responses that one engine generates at a time."""
+    threads: How[int] = Field(default=2, gt=0)
+    """Threads of each engine."""

@@ -1,0 +1,1 @@
+"""Learn from rankings what reviewers prefer."""

@@ -1,0 +1,26 @@
+"""Configuration of `manta reward`."""
+
+from pydantic import Field
+
+from pipelines.stage_config import How
+from pipelines.training_config import OptimizerConfig, TrainingConfig
+
+
+class RewardConfig(TrainingConfig):
+    """Train a reward model on rankings: a chat model with one number in the place of the next token."""
+
+    model: str = "chat"
+    """Chat model to start from: NAME or NAME/VERSION."""
+    preferences: str = "preferences"
+    """Rankings to learn from."""
+    epochs: int = Field(default=2, gt=0)
+    """Times that every ranking is seen."""
+    optimizer: OptimizerConfig = OptimizerConfig(
+        learning_rate=3e-4, min_learning_rate=0.0, warmup_steps=10, weight_decay=0.01
+    )
+    global_batch: int = Field(default=16, gt=0)
+    """Rankings in one optimizer step, over all workers."""
+    micro_batch: How[int] = Field(default=8, gt=0)
+    """Rankings, with all their responses, that a worker takes through the model at a time."""
+    evaluate_every: How[int] = Field(default=0, ge=0)
+    """Steps between evaluations on held-out rankings during training; 0 for one at the end."""

@@ -1,0 +1,64 @@
+"""The reward model as a stage: models/CHAT + preferences/… → models/…"""
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.connect import Cluster
+from cluster.errors import UserError
+from llm.models.load import load_config, save_config
+from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+from pipelines.reward.config import RewardConfig
+
+LOGIC_VERSION = 1
+
+
+def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Artifact]:
+    """The chat model and the rankings. Raises UserError if one is missing or they do not belong together."""
+    model = store.resolve("models", config.model)
+    preferences = store.resolve("preferences", config.preferences)
+    if load_config(model.path)[1] != "lm":
+        raise UserError(f"--model {config.model}: {model.ref} is no language model")
+    sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
+    if (sampled_from.path / TOKENIZER).read_bytes() != (model.path / TOKENIZER).read_bytes():
+        raise UserError(
+            f"{preferences.ref} holds ids of another tokenizer than that of {model.ref}; "
+            "give the chat model that they were sampled from"
+        )
+    return {"model": model, "preferences": preferences}
+
+
+def run(config: RewardConfig, cluster: Cluster) -> Artifact:
+    """Train, or go on training, and commit the model."""
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
+    draft = store.begin(
+        kind="models",
+        name=config.name,
+        stage="reward",
+        logic_version=LOGIC_VERSION,
+        what=config.what(),
+        inputs=inputs,
+        how=config.how(),
+        force=config.force,
+    )
+    if isinstance(draft, Artifact):
+        return draft
+    model, preferences = inputs["model"], inputs["preferences"]
+    shape, _ = load_config(model.path)
+    prepare_model_folder(draft.path, shape, model.path)
+    save_config(draft.path, shape, "scalar")
+
+    # Ray Train takes seconds to import, and there was nothing to do until here.
+    from pipelines.reward.worker import reward_steps, reward_worker
+    from pipelines.training_launch import run_training
+
+    counts = run_training(
+        reward_worker,
+        stage="reward",
+        config=config,
+        cluster=cluster,
+        model=shape,
+        folder=draft.path,
+        inputs={"model": model.path, "preferences": preferences.path, "tokenizer": model.path / TOKENIZER},
+        steps=reward_steps(config, preferences.counts["train_rankings"]),
+    )
+    return draft.commit(counts, exclude=NOT_THE_RESULT)

@@ -1,0 +1,215 @@
+"""Preferences, reward model and evaluation, each killed and gone on with, on tiny models."""
+
+import json
+import math
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import torch
+
+from cluster.connect import Cluster, start_local
+from cluster.errors import UserError
+from llm.models.load import load_model
+from pipelines.evaluate import stage as evaluate
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.preferences import stage as preferences
+from pipelines.preferences.config import PreferencesConfig
+from pipelines.preferences.table import SCHEMA, write_rows
+from pipelines.reward import stage as reward
+from pipelines.reward.config import RewardConfig
+from pipelines.training_config import OptimizerConfig
+from tests.integration.small_artifacts import VOCAB
+from tests.integration.small_chat import chat_store, make_model
+
+CLUSTER = Cluster()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray():
+    start_local(num_cpus=2)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return chat_store(tmp_path_factory.mktemp("root"))
+
+
+def preferences_config(store, **changes):
+    options = {
+        "root": str(store.root),
+        "name": "ranked",
+        "corpus": "small",
+        "prompts": 130,
+        "responses": 3,
+        "max_prompt_tokens": 16,
+        "max_tokens": 12,
+        "noise": 0.1,
+        "threads": 1,
+    }
+    return PreferencesConfig(**(options | changes))
+
+
+class Killed(Exception):
+    pass
+
+
+def test_preferences_go_on_from_their_finished_units(store, monkeypatch):
+    asked = preferences_config(store)
+    rank_unit, sample_and_rank = preferences.rank_unit, preferences.sample_and_rank
+    ranked, drafts = [], []
+
+    def die_after_the_first(config, unit, *rest):
+        if ranked:
+            raise Killed
+        ranked.append(unit.id)
+        return rank_unit(config, unit, *rest)
+
+    def remember_draft(config, cluster, draft, *rest):
+        drafts.append(draft)
+        sample_and_rank(config, cluster, draft, *rest)
+
+    monkeypatch.setattr(preferences, "rank_unit", die_after_the_first)
+    monkeypatch.setattr(preferences, "sample_and_rank", remember_draft)
+    with pytest.raises(Killed):
+        preferences.run(asked, CLUSTER)
+    drafts[0].close()  # As the end of the process would.
+
+    def remember_unit(config, unit, *rest):
+        ranked.append(unit.id)
+        return rank_unit(config, unit, *rest)
+
+    monkeypatch.setattr(preferences, "rank_unit", remember_unit)
+    artifact = preferences.run(asked, CLUSTER)
+    assert len(ranked) == len(set(ranked)) == 3, "each unit is sampled and ranked once"
+
+    table = pq.read_table(artifact.path / "preferences.parquet")
+    assert table.schema.equals(SCHEMA)
+    rows = table.to_pylist()
+    assert artifact.counts["rankings"] == len(rows) == 130
+    assert artifact.counts["reviewers"] == ["simulated-python"]
+    assert {row["split"] for row in rows} == {"train", "heldout"}
+    for row in rows:
+        texts = [response["text"] for response in row["responses"]]
+        assert len(set(texts)) > 1, "every response has a seed of its own"
+        assert all(rank == 1 + sum(other < rank for other in row["ranks"]) for rank in row["ranks"])
+    assert preferences.run(asked, CLUSTER).version == artifact.version
+
+    again = preferences.run(preferences_config(store, name="again", engines=2, max_batch=7), CLUSTER)
+    assert pq.read_table(again.path / "preferences.parquet").equals(table), "engines change nothing"
+
+
+def make_rankings(store):
+    """preferences/made: the response with more 9s is better; equally many tie."""
+    draft = store.begin(
+        kind="preferences",
+        name="made",
+        stage="made",
+        logic_version=1,
+        what={},
+        inputs={"model": store.resolve("models", "chat")},
+    )
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for number in range(240):
+        responses = torch.where(torch.rand(4, 8, generator=generator) < 0.4, 9, 11).tolist()
+        amounts = [response.count(9) for response in responses]
+        rows.append(
+            {
+                "prompt_id": str(number),
+                "group": str(number),
+                "prompt": [{"role": "user", "content": "nines"}],
+                "prompt_ids": [2, 5, 20, 21, 7, 6],
+                "responses": [{"text": "", "token_ids": [*r, 7], "finish_reason": "stop"} for r in responses],
+                "ranks": [1 + sum(other > own for other in amounts) for own in amounts],
+                "reviewer": "simulated-nines",
+                "split": "heldout" if number % 6 == 0 else "train",
+            }
+        )
+    write_rows(draft.path / "preferences.parquet", rows)
+    return draft.commit({"train_rankings": 200, "heldout_rankings": 40})
+
+
+def test_a_reward_model_learns_the_rankings_and_is_centred(store):
+    made = make_rankings(store)
+    config = RewardConfig(
+        root=str(store.root),
+        name="nines",
+        preferences="made",
+        epochs=4,
+        global_batch=8,
+        precision="fp32",
+        optimizer=OptimizerConfig(learning_rate=3e-3, min_learning_rate=0.0, warmup_steps=5),
+        checkpoint_every=30,
+        wandb="disabled",
+        threads_per_worker=1,
+    )
+    artifact = reward.run(config, CLUSTER)
+    assert artifact.counts["heldout_accuracy"] > 0.9
+    assert artifact.manifest["inputs"]["preferences"]["fingerprint"] == made.fingerprint
+
+    model, _ = load_model(artifact.path)
+    rows = pq.read_table(made.path / "preferences.parquet").to_pylist()
+    sequences = [
+        row["prompt_ids"] + response["token_ids"]
+        for row in rows
+        if row["split"] == "train"
+        for response in row["responses"]
+    ]
+    with torch.no_grad():
+        scores = model(torch.tensor(sequences))[:, -1]
+    assert scores.mean().abs() < 1e-3
+    assert scores.std().item() == pytest.approx(artifact.counts["train_score_std"], rel=1e-2)
+
+
+def test_evaluation_compares_two_models_on_the_same_prompts(store):
+    make_model(store, "other", "lm", seed=7)
+    config = EvaluateConfig(
+        root=str(store.root),
+        name="compared",
+        model="chat",
+        baseline="other",
+        corpus="small",
+        tokens="small",
+        prompts=50,
+        max_prompt_tokens=16,
+        max_tokens=12,
+        threads=1,
+    )
+    artifact = evaluate.run(config, CLUSTER)
+    results = json.loads((artifact.path / "results.json").read_text())
+    assert results["prompts"] == results["win_rate"]["n"] == 20
+    rate = results["win_rate"]
+    assert rate["wins"] + rate["ties"] + rate["losses"] == 20
+    assert rate["low"] <= rate["value"] <= rate["high"]
+    assert results["parse_rate"]["model"]["n"] == 20
+    (shard,) = json.loads((store.resolve("tokens", "small").path / "shards.json").read_text())["splits"][
+        "heldout"
+    ]
+    guessing = math.log2(VOCAB) * shard["tokens"] / shard["bytes"]
+    assert results["bits_per_byte"] == pytest.approx(guessing, rel=0.05), "random weights know nothing"
+    samples = [json.loads(line) for line in (artifact.path / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 20
+    assert all({"prompt", "model", "baseline"} <= sample.keys() for sample in samples)
+
+    against_itself = EvaluateConfig(
+        **config.model_dump() | {"name": "itself", "baseline": "chat", "tokens": None}
+    )
+    itself = json.loads((evaluate.run(against_itself, CLUSTER).path / "results.json").read_text())
+    assert itself["win_rate"]["ties"] == 20, "the same model with the same seeds answers the same"
+
+
+def test_what_does_not_fit_is_said_before_anything_runs(store):
+    with pytest.raises(UserError, match="trained with 64 tokens"):
+        preferences.resolve_inputs(preferences_config(store, max_tokens=60), store)
+    with pytest.raises(UserError, match="no language model"):
+        evaluate.resolve_inputs(
+            EvaluateConfig(
+                root=str(store.root), model="reward", corpus="small", max_prompt_tokens=9, max_tokens=9
+            ),
+            store,
+        )
+    with pytest.raises(UserError, match="no corpora/missing"):
+        preferences.resolve_inputs(preferences_config(store, corpus="missing"), store)
