@@ -89,17 +89,27 @@ def apply_gradients(
     Raises:
         NonFiniteError: the norm is NaN or infinite; the weights have not moved.
     """
+    grad_norm = clip_gradients(model, clip_norm)
+    set_learning_rate(optimizer, learning_rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return grad_norm
+
+
+def clip_gradients(model: nn.Module, clip_norm: float) -> float:
+    """Scale the accumulated gradients down to a global norm of at most `clip_norm`; returns the norm before.
+
+    Raises:
+        NonFiniteError: the norm is NaN or infinite; the gradients are cleared.
+    """
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     grad_norm = norm.item()
     if not math.isfinite(grad_norm):
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         raise NonFiniteError(f"the gradient's norm is {grad_norm}")
     if clip_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
-    set_learning_rate(optimizer, learning_rate)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     return grad_norm
 
 

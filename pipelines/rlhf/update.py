@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from llm.alignment.experience import Experience
 from llm.alignment.ppo import policy_loss, value_loss
 from llm.alignment.rollouts import Batch, response_log_probs, response_values
-from llm.training.step import NonFiniteError
+from llm.training.step import clip_gradients
 from pipelines.rlhf.config import RLHFConfig
 from pipelines.rlhf.models import ActorCritic, sum_over_ranks, summed
 
@@ -86,14 +85,3 @@ def sync_gradients(models: ActorCritic, now: bool) -> None:
     for model in (models.policy, models.critic):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(now)
-
-
-def clip_gradients(model: nn.Module, limit: float) -> float:
-    """Shorten the gradient of `model` to `limit`; returns its length before."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    if not torch.isfinite(norm):
-        raise NonFiniteError(f"the gradient's norm is {norm.item()}; lower the learning rate")
-    torch.nn.utils.clip_grads_with_norm_(model.parameters(), limit, norm)
-    return norm.item()
