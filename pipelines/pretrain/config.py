@@ -10,7 +10,7 @@ from pipelines.stage_config import Frozen, How
 from pipelines.training_config import TrainingConfig
 
 
-class ModelChoice(Frozen):
+class ModelOptions(Frozen):
     """A preset and what to change in it."""
 
     preset: str = "quickstart-2m"
@@ -42,9 +42,9 @@ class ModelChoice(Frozen):
 class PretrainConfig(TrainingConfig):
     """Train a language model from scratch on token shards."""
 
-    tokens: str = "default"
+    tokens: How[str] = "default"
     """Token shards to learn from: NAME or NAME/VERSION under tokens/."""
-    model: ModelChoice = ModelChoice()
+    model: ModelOptions = ModelOptions()
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps."""
     seq_len: int = Field(default=256, gt=1)
