@@ -4,7 +4,6 @@ Their layout keeps q, k, v and gate, up apart and pads no vocabulary; the rotary
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from llm.models.attention import split_qkv
 from llm.models.config import ModelConfig
 from llm.models.decoder import Decoder
+from llm.models.hugging_face_tokenizer import export_tokenizer
 from llm.models.load import build
 
 # ours -> theirs, for the parameters that map one to one
@@ -36,7 +36,7 @@ def export_llama(
     special_ids: dict[str, int] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write config.json, generation_config.json and model.safetensors; copy the SentencePiece model along.
+    """Write config.json, generation_config.json, model.safetensors, and the tokenizer if one is given.
 
     `special_ids` are entries such as {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}.
     """
@@ -47,7 +47,7 @@ def export_llama(
     tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in to_llama(state, config).items()}
     save_file(tensors, out_dir / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_model is not None:
-        shutil.copyfile(tokenizer_model, out_dir / "tokenizer.model")
+        export_tokenizer(tokenizer_model, out_dir, ids, config.max_seq_len)
 
 
 def import_llama(path: Path) -> tuple[Decoder, ModelConfig]:

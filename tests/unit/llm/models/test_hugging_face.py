@@ -8,6 +8,10 @@ import torch
 from llm.models.decoder import Decoder
 from llm.models.hugging_face import export_llama, import_llama
 from llm.models.presets import model_config
+from llm.tokenizer.chat import encode_prompt
+from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
+from llm.tokenizer.train import train_tokenizer
 
 torch.set_num_threads(1)
 transformers = pytest.importorskip("transformers")
@@ -52,3 +56,28 @@ def test_import_names_what_it_cannot_take(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"attention_bias": True}))
     with pytest.raises(ValueError, match="attention_bias is True"):
         import_llama(tmp_path)
+
+
+def test_transformers_tokenises_like_us_chat_included(tmp_path):
+    texts = ["def f(x):\n    return x\n", "class A:\n\tpass\n"] * 30
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(train_tokenizer(texts, vocab_size=330))
+    ours = load_tokenizer(file)
+    model = Decoder(model_config("tiny-100k", 330))
+    model.init_weights(seed=5)
+    ids = {"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    export_llama(model.state_dict(), model.config, tmp_path / "out", tokenizer_model=file, special_ids=ids)
+
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (BOS_ID, END_ID, PAD_ID)
+    for text in (texts[0], "  two  spaces\n\n\ttab naïve 日本 🎉 ", " lead"):
+        assert theirs.encode(text) == ours.encode(text)
+        assert theirs.decode(ours.encode(text)) == text
+    messages = [
+        {"role": "system", "content": "brief"},
+        {"role": "user", "content": " def f(x):\n"},
+        {"role": "assistant", "content": "    return x"},
+        {"role": "user", "content": "class"},
+    ]
+    text = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    assert theirs.encode(text) == encode_prompt(ours, messages)
