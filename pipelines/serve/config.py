@@ -16,14 +16,14 @@ class ServeConfig(StageConfig):
 
     model: str = "aligned"
     """Model to serve: NAME or NAME/VERSION."""
-    host: str = "127.0.0.1"
+    host: How[str] = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
-    port: int = Field(8000, gt=0, lt=65536)
+    port: How[int] = Field(8000, gt=0, lt=65536)
     """Port to listen on."""
-    replicas: int = Field(1, gt=0)
+    replicas: How[int] = Field(1, gt=0)
     """Copies of the model that share the requests."""
-    threads: int | None = Field(None, gt=0)
-    """CPU threads of each replica; by default an equal share of the cluster's CPUs."""
+    threads: How[int | None] = Field(None, gt=0)
+    """CPU threads of each replica; by default an equal share of the cluster's CPUs, less one for HTTP."""
     max_batch: How[int] = Field(32, gt=0)
     """Sequences that one replica generates at once."""
     max_seq_len: How[int | None] = Field(None, gt=0)

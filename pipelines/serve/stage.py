@@ -38,15 +38,13 @@ def resolve_inputs(config: ServeConfig, store: ArtifactStore) -> dict[str, Artif
     return {"model": model}
 
 
-def run(config: ServeConfig, cluster: Cluster) -> Artifact:
-    """Serve until Ctrl-C; returns the model that was served."""
-
+def run(config: ServeConfig, cluster: Cluster) -> None:
+    """Serve until Ctrl-C. This stage makes no artifact."""
     model = resolve_inputs(config, ArtifactStore(config.root))["model"]
     with serving(config, model, cluster):
         _print_greeting(config, model)
         _wait_for_signal()
         console.print("stopping …")
-    return model
 
 
 @contextlib.contextmanager
@@ -57,13 +55,18 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
     from pipelines.serve.deployment import ModelSettings, application
 
     cluster.connect()
+    if serve.status().proxies:
+        raise UserError(
+            "Ray Serve runs on this cluster already, with a port of its own: stop it with `serve shutdown`, or "
+            "give --address another cluster"
+        )
     key = os.environ.get(API_KEY_VARIABLE)
     settings = ModelSettings(
         path=model.path,
         name=model.name,
         ref=model.ref,
         fingerprint=model.fingerprint,
-        threads=config.threads or max(1, int(cluster.cpus) // config.replicas),
+        threads=config.threads or max(1, (int(cluster.cpus) - 1) // config.replicas),
         max_batch=config.max_batch,
         max_seq_len=config.max_seq_len,
         max_queued_requests=config.max_queued_requests,
@@ -73,16 +76,21 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
         serve.run(application(settings, config.replicas), name="manta", route_prefix="/")
-        yield f"http://{config.host}:{config.port}"
+        yield _url(config)
     finally:
         # While it ends Ray prints, from another thread, that the controller it was asked to end has ended.
         with contextlib.redirect_stdout(io.StringIO()):
             serve.shutdown()
 
 
+def _url(config: ServeConfig) -> str:
+    """Where a client on this machine finds the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
+    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
+
+
 def _print_greeting(config: ServeConfig, model: Artifact) -> None:
-    host = "127.0.0.1" if config.host in ("0.0.0.0", "::") else config.host
-    url = f"http://{host}:{config.port}"
+    url = _url(config)
     secured = bool(os.environ.get(API_KEY_VARIABLE))
     header = f" -H 'Authorization: Bearer '\"${API_KEY_VARIABLE}\"" if secured else ""
     console.print(f"serving {model.ref} at {url}/v1  (Ctrl-C stops)", markup=False)
