@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from cluster.connect import Cluster, start_local
+from llm.training.metrics_log import read_records
 from pipelines.actors import engine_pool
 from pipelines.rlhf.config import KLConfig, PPOConfig, RLHFConfig
 from pipelines.rlhf.stage import run
@@ -125,3 +126,19 @@ def test_a_killed_run_goes_on_to_the_same_model(undisturbed, tmp_path):
     assert artifact.run()["resumed"]
     assert outcome(tmp_path) == undisturbed
     assert run(asked, CLUSTER).version == artifact.version, "a finished model is not made again"
+
+
+def test_two_learners_learn_what_one_does(tmp_path, undisturbed):
+    """Sharded over two processes; with one minibatch both take the same steps but for rounding."""
+    chat_store(tmp_path)
+    ppo = PPOConfig(learning_rate=1e-3, minibatches=1)
+    metrics = {}
+    for learners in (1, 2):
+        asked = config(tmp_path, name=f"by-{learners}", iterations=3, ppo=ppo, learners=learners, engines=1)
+        artifact = run(asked, CLUSTER)
+        metrics[learners] = read_records(artifact.path / "metrics.jsonl")
+    for one, two in zip(metrics[1], metrics[2], strict=True):
+        assert one.keys() == two.keys()
+        for name in ("score", "kl", "entropy", "value_loss", "critic_grad_norm"):
+            assert two[name] == pytest.approx(one[name], rel=2e-3, abs=2e-4), name
+    assert metrics[2][-1]["kl"] > 0
