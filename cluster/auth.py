@@ -41,3 +41,17 @@ def enable_where_possible() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if raylet := sys.modules.get("ray._raylet"):
             raylet.Config.initialize("")  # Ray was imported before (as tests do) and has read the old mode.
+
+
+def requires_token(address: str) -> bool | None:
+    """Whether a cluster refuses a call without a token; None if nothing answers."""
+    import grpc
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=3)
+        except grpc.RpcError as error:
+            return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
+    return False

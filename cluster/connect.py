@@ -2,11 +2,11 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.auth import enable_where_possible, ensure_token, has_token
+from cluster.auth import enable_where_possible, ensure_token, has_token, requires_token, token_path
 from cluster.errors import UserError
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
@@ -19,8 +19,9 @@ class Cluster:
     A stage whose artifact exists never connects, so that it answers at once.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, announce: Callable[[str], None] | None = None) -> None:
         self._address = address
+        self._announce = announce
         self._connected = False
         self.joined = False
         """True if the cluster ran before this command and goes on after it."""
@@ -46,6 +47,8 @@ class Cluster:
             else:
                 start_local()
         self._connected = True
+        if self._announce is not None:
+            self._announce(self.describe())
         return self
 
     def close(self) -> None:
@@ -86,9 +89,9 @@ class Cluster:
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[Cluster]:
-    """A cluster for the length of the block."""
-    cluster = Cluster(address)
+def connect(address: str | None = None, announce: Callable[[str], None] | None = None) -> Iterator[Cluster]:
+    """A cluster for the length of the block; `announce` is told once, when it is joined or started."""
+    cluster = Cluster(address, announce)
     try:
         yield cluster
     finally:
@@ -123,14 +126,18 @@ def running_address() -> str | None:
 
 def _join(address: str) -> None:
     _quiet_environment()
+    wanted = requires_token(address)
+    if wanted is None:
+        raise UserError(f"no Ray cluster answers at {address}; start one, or leave out the address")
+    if wanted and not has_token():
+        raise UserError(f"the Ray cluster at {address} wants a token; copy its token to {token_path()}")
     import ray
 
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        sent = "a token was sent" if has_token() else "no token was sent; the cluster may want one"
         raise UserError(
-            f"cannot join the Ray cluster at {address}: {_first_line(error)} ({sent}); see `manta doctor`"
+            f"cannot join the Ray cluster at {address}: {_first_line(error)}; see `manta doctor`"
         ) from error
     _quiet_loggers()
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import psutil
 
-from cluster.auth import has_token, token_path
+from cluster.auth import has_token, requires_token, token_path
 
 _QUICKSTART_MEMORY = 8 * 2**30
 _QUICKSTART_DISK = 2 * 2**30
@@ -143,7 +143,7 @@ def ray_cluster() -> Iterator[Finding]:
     yield Finding(
         "ok", f"a Ray cluster runs at {address}: commands join it ({ours} authentication on our side)"
     )
-    theirs = _requires_token(address)
+    theirs = requires_token(address)
     if theirs is None:
         yield Finding("bad", f"nothing answers at {address}: unset RAY_ADDRESS or start the cluster again")
     elif theirs and ours == "no":
@@ -155,20 +155,6 @@ def ray_cluster() -> Iterator[Finding]:
             "warn",
             f"{address} takes anyone's code (no token authentication): restart it with RAY_AUTH_MODE=token",
         )
-
-
-def _requires_token(address: str) -> bool | None:
-    """Whether a cluster refuses a call without a token; None if nothing answers."""
-    import grpc
-    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
-
-    with grpc.insecure_channel(address) as channel:
-        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-        try:
-            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=3)
-        except grpc.RpcError as error:
-            return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
-    return False
 
 
 def ports() -> Iterator[Finding]:

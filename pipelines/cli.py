@@ -6,6 +6,7 @@ Importing this module, ``manta --help`` and ``manta STAGE --help`` load neither 
 import difflib
 import importlib
 import sys
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,12 +123,18 @@ def _tool_modules(command: Command) -> tuple[Any, Any]:
 
 def run_stage(stage: Any, config: Any) -> None:
     """Check a stage's inputs, connect to Ray, and run it. Mistakes surface before Ray starts."""
+    from cluster.artifacts.manifest import Artifact
     from cluster.artifacts.store import ArtifactStore
     from cluster.connect import connect
+    from pipelines.outcome import outcome
+    from pipelines.progress import console
 
+    began = time.time()
     stage.resolve_inputs(config, ArtifactStore(config.root))
-    with connect(config.address) as cluster:
-        stage.run(config, cluster)
+    with connect(config.address, announce=console.print) as cluster:
+        result = stage.run(config, cluster)
+    if isinstance(result, Artifact):
+        console.print(outcome(result, began))
 
 
 def _version() -> str:

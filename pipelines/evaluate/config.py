@@ -12,13 +12,13 @@ class EvaluateConfig(StageConfig):
     With a baseline, both models answer the same prompts with the same seeds, and the win rate is counted.
     """
 
-    model: str = "aligned"
+    model: How[str] = "aligned"
     """Chat model to measure: NAME or NAME/VERSION."""
-    baseline: str | None = None
+    baseline: How[str | None] = None
     """Chat model to compare it with."""
-    corpus: str = "chat"
+    corpus: How[str] = "chat"
     """Conversation corpus whose held-out split gives the prompts."""
-    tokens: str | None = None
+    tokens: How[str | None] = None
     """Tokens whose held-out split gives bits per byte; left out, there are none."""
     windows: int = Field(default=256, gt=0)
     """Windows of the held-out tokens that are scored, evenly spaced."""

@@ -9,9 +9,9 @@ from pipelines.training_config import OptimizerConfig, TrainingConfig
 class FinetuneConfig(TrainingConfig):
     """Teach a base model to answer, from conversations; only the assistant's words are learned."""
 
-    base: str = "base"
+    base: How[str] = "base"
     """Model to start from: NAME or NAME/VERSION under models/."""
-    corpus: str = "chat"
+    corpus: How[str] = "chat"
     """Conversations to learn from: NAME or NAME/VERSION under corpora/."""
     epochs: int = Field(default=2, gt=0)
     """Times that every conversation is seen."""

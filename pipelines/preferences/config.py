@@ -10,9 +10,9 @@ from pipelines.stage_config import How, StageConfig
 class PreferencesConfig(StageConfig):
     """Sample several responses to each prompt from a chat model and let a *simulated* reviewer rank them."""
 
-    model: str = "chat"
+    model: How[str] = "chat"
     """Chat model that answers: NAME or NAME/VERSION."""
-    corpus: str = "chat"
+    corpus: How[str] = "chat"
     """Conversation corpus whose training split gives the prompts."""
     prompts: int = Field(default=512, gt=0)
     """Prompts to answer; chosen by a hash of their id."""

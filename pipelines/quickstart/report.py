@@ -170,7 +170,9 @@ def _samples(folders: dict[str, Path]) -> list[dict[str, Any]]:
 
 def _side(label: str, answer: dict[str, Any]) -> dict[str, str]:
     parses = "parses" if answer["parses"] else "does not parse"
-    return {"label": label, "verdict": f"grade {answer['score']:.2f}, {parses}", "text": answer["text"]}
+    finished = "" if answer["finished"] else ", cut off"
+    verdict = f"grade {answer['grade']:.2f}, {parses}{finished}"
+    return {"label": label, "verdict": verdict, "text": answer["response"]}
 
 
 def _next_steps(root: Path) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from pipelines.inspect.format import format_bytes, format_seconds
+from pipelines.outcome import made_since, outcome
 from pipelines.progress import console
 from pipelines.quickstart.chain import ALIGNED, Step, chain
 from pipelines.quickstart.config import QuickstartConfig
@@ -32,7 +33,7 @@ def run(config: QuickstartConfig, cluster: Cluster) -> Report:
         for number, step in enumerate(steps, 1):
             artifacts.append(_run_step(step, f"[{number}/{len(steps)}]", cluster))
     previous = read_report(root)
-    made_something = any(artifact.run()["started"] >= started for artifact in artifacts)
+    made_something = any(made_since(artifact, started) for artifact in artifacts)
     if previous is not None and not made_something:
         report = previous
     else:
@@ -47,12 +48,7 @@ def _run_step(step: Step, position: str, cluster: Cluster) -> Artifact:
     began = time.time()
     console.print(f"[bold]{position} {step.title}[/bold] (`manta {step.stage}`)")
     artifact: Artifact = _stage(step).run(step.config, cluster)
-    facts = artifact.run()
-    if facts["started"] >= began:
-        took = f"done in {format_seconds(facts['seconds'])}"
-    else:
-        took = f"already done, in {format_seconds(facts['seconds'])}"
-    console.print(f"      {artifact.ref}: {took}, {format_bytes(artifact.bytes)}")
+    console.print(f"      {outcome(artifact, began)}")
     return artifact
 
 

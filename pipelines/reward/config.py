@@ -9,9 +9,9 @@ from pipelines.training_config import OptimizerConfig, TrainingConfig
 class RewardConfig(TrainingConfig):
     """Train a reward model on rankings: a chat model with one number in the place of the next token."""
 
-    model: str = "chat"
+    model: How[str] = "chat"
     """Chat model to start from: NAME or NAME/VERSION."""
-    preferences: str = "preferences"
+    preferences: How[str] = "preferences"
     """Rankings to learn from."""
     epochs: int = Field(default=2, gt=0)
     """Times that every ranking is seen."""

@@ -48,11 +48,11 @@ class KLConfig(Frozen):
 class RLHFConfig(StageConfig):
     """Align a chat model with a reward model: sample, score, learn, send the weights back, again."""
 
-    model: str = "chat"
+    model: How[str] = "chat"
     """Chat model to begin with and to stay near: NAME or NAME/VERSION."""
-    reward_model: str = "reward"
+    reward_model: How[str] = "reward"
     """Reward model that scores the responses."""
-    corpus: str = "chat"
+    corpus: How[str] = "chat"
     """Conversation corpus whose training split gives the prompts."""
     iterations: int = Field(default=20, gt=0)
     """Rounds of sampling and learning."""
