@@ -1,34 +1,40 @@
 """Configuration of `manta serve`."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from pipelines.stage_config import How, StageConfig
+from pipelines.stage_config import Frozen
 
 API_KEY_VARIABLE = "MANTA_API_KEY"
 
 
-class ServeConfig(StageConfig):
+class ServeConfig(Frozen):
     """Serve a model over the OpenAI API until Ctrl-C.
 
     Requests must carry the key in the environment variable MANTA_API_KEY if it is set; it must be set unless
     the server listens on this machine alone.
     """
 
+    root: str = "runs/default"
+    """Where artifacts live: a folder on this machine."""
+    address: str | None = None
+    """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
     model: str = "aligned"
     """Model to serve: NAME or NAME/VERSION."""
-    host: How[str] = "127.0.0.1"
+    host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface."""
-    port: How[int] = Field(8000, gt=0, lt=65536)
+    port: int = Field(8000, gt=0, lt=65536)
     """Port to listen on."""
-    replicas: How[int] = Field(1, gt=0)
+    replicas: int = Field(1, gt=0)
     """Copies of the model that share the requests."""
-    threads: How[int | None] = Field(None, gt=0)
+    threads: int | None = Field(None, gt=0)
     """CPU threads of each replica; by default an equal share of the cluster's CPUs, less one for HTTP."""
-    max_batch: How[int] = Field(32, gt=0)
+    max_batch: int = Field(32, gt=0)
     """Sequences that one replica generates at once."""
-    max_seq_len: How[int | None] = Field(None, gt=0)
+    max_seq_len: int | None = Field(None, gt=0)
     """Most tokens of prompt and response together; by default the model's own limit."""
-    max_queued_requests: How[int] = Field(128, ge=0)
+    max_queued_requests: int = Field(128, ge=0)
     """Sequences that may wait beyond those; more are answered with 429."""
-    dtype: How[str] = Field("float32", pattern="^(float32|bfloat16)$")
-    """Number format of weights and cache: "float32" or "bfloat16"."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of weights and cache."""

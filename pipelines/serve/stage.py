@@ -57,8 +57,8 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
     cluster.connect()
     if serve.status().proxies:
         raise UserError(
-            "Ray Serve runs on this cluster already, with a port of its own: stop it with `serve shutdown`, or "
-            "give --address another cluster"
+            "Ray Serve runs on this cluster already, with a port of its own: stop it with `serve shutdown`, "
+            "or give --address another cluster"
         )
     key = os.environ.get(API_KEY_VARIABLE)
     settings = ModelSettings(
