@@ -6,9 +6,10 @@ ledger, so that a stage that dies goes on with the units that are missing.
 
 Errors are caught in the actor and come back as rows. Bad input (`InputError`) fails a unit at once, for it
 would fail again; anything else is tried `MAX_ATTEMPTS` times. An actor that dies (of memory, with its
-machine) ends the pass of Ray Data: the next pass takes the units that are missing, and after `MAX_ATTEMPTS`
-passes without a single commit we give up. So one poisonous unit cannot loop, nor keep the others from being
-finished. What failed is quarantined: one UserError at the end names it.
+machine) ends the first pass of Ray Data. Later passes take what is missing and isolate it: a death costs the
+one unit, its actor is started anew. After `MAX_ATTEMPTS` passes without a single commit we give up. So one
+poisonous unit cannot loop, nor keep the others from being finished. What failed is quarantined: one UserError
+at the end names it.
 """
 
 import json
@@ -66,7 +67,7 @@ def run_units(
     done = ledger.done()
     errors: dict[str, str] = {}
     attempts: Counter[str] = Counter()
-    barren_passes = 0
+    passes = barren_passes = 0
     with stage_progress(title, total=len(units)) as progress:
         while barren_passes < MAX_ATTEMPTS:
             missing = [unit for unit in units if unit.id not in done and attempts[unit.id] < MAX_ATTEMPTS]
@@ -74,7 +75,9 @@ def run_units(
                 break
             finished = sum(unit.id in done for unit in units)
             progress.update(finished)
-            for status in _one_pass(missing, worker, worker_options, ledger, workers):
+            statuses = _one_pass(missing, worker, worker_options, ledger, workers, isolate=passes > 0)
+            passes += 1
+            for status in statuses:
                 if status.error:
                     errors[status.unit] = status.error
                     attempts[status.unit] += MAX_ATTEMPTS if status.is_input_error else 1
@@ -90,12 +93,24 @@ def run_units(
 
 
 def _one_pass(
-    units: Sequence[Unit], worker: type[UnitWorker], options: dict[str, Any], ledger: Ledger, workers: int
+    units: Sequence[Unit],
+    worker: type[UnitWorker],
+    options: dict[str, Any],
+    ledger: Ledger,
+    workers: int,
+    isolate: bool,
 ) -> Iterator["Status"]:
-    """One execution of Ray Data over the units; ends early if an actor dies."""
+    """One execution of Ray Data over the units, each tried once.
+
+    When an actor dies, the pass ends early; with `isolate` it goes on without the unit. That Ray Data *drops*
+    the block then does no harm here: what is done is what the ledger says.
+    """
     import ray.data
 
-    _quiet_ray_data()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.max_errored_blocks = -1 if isolate else 0
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a pass that ends early is no news to the user
     # JSON, for Arrow would give pieces of different shapes one shape, with nulls.
     items = [{"id": unit.id, "payload": json.dumps(unit.payload)} for unit in units]
     rows = ray.data.from_items(items, override_num_blocks=len(items))
@@ -109,22 +124,15 @@ def _one_pass(
             compute=pool,
             num_cpus=1,
             fn_constructor_kwargs={"worker": worker, "options": options, "ledger": ledger},
-            max_restarts=0,  # Ray Data's own default is to restart actors and retry tasks without end
+            # Ray Data's own defaults are endless. With none at all, a pool whose actors all died would hang.
+            max_restarts=len(units) if isolate else 0,
+            max_task_retries=0,
         )
     try:
         for row in statuses.iter_rows():
             yield Status(**row)
     except ray.exceptions.RayError:
         return
-
-
-def _quiet_ray_data() -> None:
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)

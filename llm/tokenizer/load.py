@@ -99,9 +99,11 @@ class Tokenizer:
         return list(self._piece_bytes)
 
     def vocabulary(self) -> str:
-        """One line a piece, tab, its score: what SentencePiece writes as `tokenizer.vocab`."""
-        pieces, score = self._processor.id_to_piece(list(range(self.vocab_size))), self._processor.get_score
-        return "".join(f"{piece}\t{score(i):g}\n" for i, piece in enumerate(pieces))
+        """One line a piece, tab, its score: `tokenizer.vocab` as SentencePiece writes it, layout escaped."""
+        pieces = self._processor.id_to_piece(list(range(self.vocab_size)))
+        layout = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+        score = self._processor.get_score
+        return "".join(f"{piece.translate(layout)}\t{score(i):g}\n" for i, piece in enumerate(pieces))
 
     def _encode_around_space_symbols(self, text: str) -> list[int]:
         segments = text.split(SPACE_SYMBOL)

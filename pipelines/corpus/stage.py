@@ -76,6 +76,7 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
     if isinstance(started, Artifact):
         return started
 
+    cluster.connect()
     make_parts(config, started, units, config.workers or int(cluster.cpus))
     counts = finish(config, started, units)
     return started.commit(counts=counts)

@@ -57,6 +57,7 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     if isinstance(started, Artifact):
         return started
 
+    cluster.connect()
     corpus = inputs["corpus"]
     units = [
         Unit(f"sample-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus.path))

@@ -41,6 +41,7 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     if isinstance(started, Artifact):
         return started
 
+    cluster.connect()
     corpus, tokenizer = inputs["corpus"].path, inputs["tokenizer"].path
     units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     records = run_units(
