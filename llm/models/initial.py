@@ -10,27 +10,34 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-BASE_STD = 0.02
+from llm.models.config import ModelConfig
+
+HEAD_STD = 0.02
 
 
 @torch.no_grad()
 def init_weights(model: nn.Module, seed: int) -> None:
     """Fill every parameter of `model` (which has `.config`) in place; a DTensor takes its own shard."""
-    n_layers = model.config.n_layers  # type: ignore[union-attr]
+    config: ModelConfig = model.config  # type: ignore[assignment]
     for name, parameter in model.named_parameters():
-        value = initial_value(name, parameter.shape, n_layers, seed).to(parameter.device, parameter.dtype)
+        value = initial_value(name, parameter.shape, config, seed).to(parameter.device, parameter.dtype)
         if isinstance(parameter, DTensor):
             value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
         parameter.copy_(value)
 
 
-def initial_value(name: str, shape: torch.Size, n_layers: int, seed: int) -> Tensor:
+def initial_value(name: str, shape: torch.Size, config: ModelConfig, seed: int) -> Tensor:
     """The fp32 CPU tensor that parameter `name` starts from.
 
     norms                          1
     scalar head                    N(0, 1/√(d_model + 1)), bias 0
-    matrices ending in a residual  N(0, 0.02/√(2·n_layers))   (GPT-2: keeps the stream's variance with depth)
-    every other matrix             N(0, 0.02)
+    embedding                      N(0, 1): the residual stream begins as large as what blocks add to it
+    vocabulary head                N(0, 0.02), also of an embedding that is the head too
+    matrices ending in a residual  N(0, 1/√(fan_in · 2 · n_layers))   (GPT-2: keeps the variance with depth)
+    every other matrix             N(0, 1/√fan_in)                    (keeps the variance through the layer)
+
+    Seen on 0.4M tokens of Python with the quickstart's model: an embedding of N(0, 1) beside a head of its
+    own reaches 4.8 nats per token where one tied table of N(0, 0.02) is at 6.2.
     """
     module, _, kind = name.rpartition(".")
     if module.endswith("norm"):
@@ -39,10 +46,14 @@ def initial_value(name: str, shape: torch.Size, n_layers: int, seed: int) -> Ten
         return torch.zeros(shape)
     if module == "scalar":
         std = (shape[-1] + 1) ** -0.5
+    elif module == "embed" and not config.tie_embeddings:
+        std = 1.0
+    elif module in ("embed", "head"):
+        std = HEAD_STD
     elif module.endswith(("attention.out", "mlp.down")):
-        std = BASE_STD * (2 * n_layers) ** -0.5
+        std = (shape[-1] * 2 * config.n_layers) ** -0.5
     else:
-        std = BASE_STD
+        std = shape[-1] ** -0.5
     return torch.randn(shape, generator=generator_for(name, seed)) * std
 
 

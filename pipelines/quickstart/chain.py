@@ -14,6 +14,7 @@ from pipelines.rlhf.config import RLHFConfig
 from pipelines.stage_config import StageConfig
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens.config import TokensConfig
+from pipelines.training_config import OptimizerConfig
 
 # Names of the artifacts.
 TEXT, FUNCTIONS = "python-stdlib", "python-functions"
@@ -62,7 +63,15 @@ def chain(config: QuickstartConfig) -> list[Step]:
         Step(
             "pretrain",
             PretrainConfig(
-                **common, name=BASE, tokens=TOKENS, model=ModelOptions(**model), **sized(steps=(600, 20))
+                **common,
+                name=BASE,
+                tokens=TOKENS,
+                model=ModelOptions(**model),
+                optimizer=OptimizerConfig(learning_rate=6e-3, min_learning_rate=3e-4, warmup_steps=60),
+                global_batch=8,
+                evaluate_every=200,
+                checkpoint_every=200,
+                **sized(steps=(1100, 20)),
             ),
             "Pre-train a base model",
         ),
@@ -73,7 +82,15 @@ def chain(config: QuickstartConfig) -> list[Step]:
         ),
         Step(
             "finetune",
-            FinetuneConfig(**common, name=CHAT, base=BASE, corpus=FUNCTIONS, **sized(epochs=(2, 1))),
+            FinetuneConfig(
+                **common,
+                name=CHAT,
+                base=BASE,
+                corpus=FUNCTIONS,
+                epochs=1,
+                evaluate_every=100,
+                **sized(max_seq_len=(160, 96)),
+            ),
             "Fine-tune it to answer",
         ),
         Step(

@@ -86,12 +86,15 @@ def test_meta_initialisation_equals_direct_bitwise_and_differs_by_seed():
         assert "norm" in name or not torch.equal(a, c), name
 
 
-def test_initial_scale_is_what_the_table_says():
-    model = make(d_model=128, d_ff=256)
+@pytest.mark.parametrize("tied", [True, False])
+def test_initial_scale_is_what_the_table_says(tied):
+    model = make(d_model=128, d_ff=256, tie_embeddings=tied)
     std = {name: p.std().item() for name, p in model.named_parameters() if p.dim() == 2}
-    assert std["embed.weight"] == pytest.approx(0.02, rel=0.03)
-    assert std["blocks.1.mlp.down.weight"] == pytest.approx(0.02 / 2, rel=0.03)  # two layers: sqrt(4)
-    assert std["blocks.0.attention.out.weight"] == pytest.approx(0.02 / 2, rel=0.03)
+    assert std["embed.weight"] == pytest.approx(0.02 if tied else 1.0, rel=0.03)
+    assert tied or std["head.weight"] == pytest.approx(0.02, rel=0.03)
+    assert std["blocks.1.mlp.gate_up.weight"] == pytest.approx(128**-0.5, rel=0.03)
+    assert std["blocks.1.mlp.down.weight"] == pytest.approx(256**-0.5 / 2, rel=0.03)  # two layers: sqrt(4)
+    assert std["blocks.0.attention.out.weight"] == pytest.approx(128**-0.5 / 2, rel=0.03)
 
 
 def test_right_padding_and_positions_do_not_change_earlier_logits():
