@@ -65,9 +65,9 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(_stable_hash(seed, prompt_id, sample)[:8], "big") >> 1
 
 
-def is_heldout(seed: int, group: str, fraction: float) -> bool:
-    """Whether `group` falls into the held-out `fraction` under `seed`."""
-    return int.from_bytes(_stable_hash(seed, group)[:8], "big") < fraction * 2**64
+def is_heldout(seed: int, key: str, fraction: float) -> bool:
+    """Whether `key` falls into the held-out `fraction` under `seed`."""
+    return int.from_bytes(_stable_hash(seed, key)[:8], "big") < fraction * 2**64
 
 
 def _stable_hash(*parts: object) -> bytes:

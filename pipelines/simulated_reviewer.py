@@ -12,7 +12,7 @@ from llm.evaluation.python_grade import Grade, grade
 NAME = "simulated-python"
 """The only one so far: it reads the syntax of Python function bodies."""
 
-RESOLUTION = 0.02
+RESOLUTION = 0.01
 """Grades closer than about this look the same to a reviewer: they are rounded to it, and equal ones tie."""
 
 

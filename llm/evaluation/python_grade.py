@@ -1,29 +1,30 @@
 """What a simulated reviewer thinks of a Python function body: a grade in [0, 1] from its syntax alone.
 
-The prompt is a function's signature and docstring, the response its body. Nothing is run. The grade asks four
+The prompt is a function's signature and docstring, the response its body. Nothing is run. The grade asks five
 things, and each closes a way to please without being good:
 
-    grade = substance · parsed · names · finish
+    grade = substance · parsed · names · use · finish
 
-    substance = 1 − exp(−(S + I/4) / 6)    S distinct statements, I distinct identifiers, where it parses
+    substance = u² / (u² + 16),  u = S + I/4    S distinct statements, I distinct identifiers, where it parses
     parsed    = 1 if all of it is Python, else ½ · the share of lines before the first syntax error
     names     = ½ + ½ · the share of names read that are bound: parameters, assignments, builtins, modules
+    use       = ½ + ½ · the share of the function's own parameters that are read (1 if it has none but self)
     finish    = 1, or ½ if the response was cut off by the token limit
 
 Comments, docstrings, `pass` and `...` are no substance, a repeated statement counts once, and so do
-statements that differ in their constants only. An empty body gets 0.
+statements that differ in their constants only. An empty body gets 0, and one line, however right, never much.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
-import math
 import re
 import sys
 import textwrap
 import warnings
 from dataclasses import dataclass
+from typing import NamedTuple
 
 LONGEST = 20_000
 """Characters of a response that are read: a bound on the work for any text."""
@@ -49,6 +50,8 @@ class Grade:
     """Distinct statements that do something, in the part that parses."""
     bound_names: float
     """Share of the names read that are parameters, assigned, builtins or modules."""
+    used_parameters: float
+    """Share of the function's parameters, `self` and `cls` left out, that are read."""
     finished: bool
 
 
@@ -69,16 +72,27 @@ def grade(prompt: str, response: str, finished: bool) -> Grade:
     parses = good_lines == len(lines)
     parsed_fraction = good_lines / len(lines) if lines else 1.0
     try:
-        statements, identifiers, bound_names = _content(function)
+        content = _content(function)
     except RecursionError:
-        statements, identifiers, bound_names = 0, 0, 0.0
+        content = Content(0, 0, 0.0, 0.0)
+    units = content.statements + content.identifiers / 4 if content.statements else 0.0
     score = (
-        (1.0 - math.exp(-(statements + identifiers / 4) / 6) if statements else 0.0)
+        units**2
+        / (units**2 + 16)
         * (1.0 if parses else 0.5 * parsed_fraction)
-        * (0.5 + 0.5 * bound_names)
+        * (0.5 + 0.5 * content.bound_names)
+        * (0.5 + 0.5 * content.used_parameters)
         * (1.0 if finished else 0.5)
     )
-    return Grade(score, parses, parsed_fraction, statements, bound_names, finished)
+    return Grade(
+        score,
+        parses,
+        parsed_fraction,
+        content.statements,
+        content.bound_names,
+        content.used_parameters,
+        finished,
+    )
 
 
 def _fit(prompt: str, response: str) -> tuple[str, str]:
@@ -134,12 +148,21 @@ def _longest_function(header: str, lines: list[str]) -> ast.FunctionDef | ast.As
     return None
 
 
-def _content(function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> tuple[int, int, float]:
-    """(distinct statements, distinct identifiers, share of read names that are bound) of the function's
-    body.
+class Content(NamedTuple):
+    """What is in a function's body."""
+
+    statements: int
+    identifiers: int
+    bound_names: float
+    used_parameters: float
+
+
+def _content(function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> Content:
+    """Distinct statements and identifiers; shares of read names that are bound, of parameters that are
+    read.
     """
     if function is None:
-        return 0, 0, 0.0
+        return Content(0, 0, 0.0, 0.0)
     bound = set(KNOWN_NAMES) | {function.name}
     read: set[str] = set()
     identifiers: set[str] = set()
@@ -157,7 +180,13 @@ def _content(function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> tuple[i
     for node in (node for statement in function.body for node in ast.walk(statement)):
         if isinstance(node, ast.stmt) and not _does_nothing(node):
             shapes.add(_shape(node))
-    return len(shapes), len(identifiers), len(read & bound) / len(read) if read else 1.0
+    parameters = {node.arg for node in ast.walk(function.args) if isinstance(node, ast.arg)} - {"self", "cls"}
+    return Content(
+        len(shapes),
+        len(identifiers),
+        len(read & bound) / len(read) if read else 1.0,
+        len(read & parameters) / len(parameters) if parameters else 1.0,
+    )
 
 
 def _names_bound_by(node: ast.AST) -> set[str]:

@@ -31,7 +31,7 @@ class PreferencesConfig(StageConfig):
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the simulated reviewer's mistakes, in grades (which are between 0 and 1)."""
     heldout_fraction: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the prompts, whole groups of them, kept from the reward model to test it on."""
+    """Share of the prompts kept from the reward model to test it on."""
     seed: int = 0
     """Decides prompts, responses, noise and the split."""
     engines: How[int] = Field(default=1, gt=0)

@@ -179,7 +179,7 @@ def rank_unit(
                 "ranks": ranks,
                 "reviewer": config.reviewer,
                 "split": "heldout"
-                if is_heldout(config.seed, prompt.group, config.heldout_fraction)
+                if is_heldout(config.seed, prompt.id, config.heldout_fraction)
                 else "train",
             }
         )

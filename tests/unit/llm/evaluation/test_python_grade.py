@@ -48,8 +48,14 @@ def test_a_cut_response_is_graded_but_worth_less():
     assert 0 < score(cut, finished=False) < score(GOOD, finished=False)
 
 
-def test_unbound_names_cost():
-    assert score(GOOD.replace("limit", "maximum_count")) < score(GOOD)
+def test_unbound_names_and_unused_parameters_cost():
+    result = grade(PROMPT, GOOD.replace("limit", "maximum_count"), True)
+    assert result.bound_names < 1.0
+    assert result.used_parameters == 0.5
+    assert result.score < score(GOOD)
+    assigned = grade(PROMPT, "        limit = 3\n" + GOOD, True)
+    assert assigned.bound_names == assigned.used_parameters == 1.0
+    assert score("        return self") < score("        return self", prompt="    def read_lines(self):")
 
 
 @pytest.mark.parametrize(
