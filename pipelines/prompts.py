@@ -67,7 +67,8 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
 
 def is_heldout(seed: int, key: str, fraction: float) -> bool:
     """Whether `key` falls into the held-out `fraction` under `seed`."""
-    return int.from_bytes(_stable_hash(seed, key)[:8], "big") < fraction * 2**64
+    # Not the hash that orders prompts: the first ones would then all be held out.
+    return int.from_bytes(_stable_hash("heldout", seed, key)[:8], "big") < fraction * 2**64
 
 
 def _stable_hash(*parts: object) -> bytes:

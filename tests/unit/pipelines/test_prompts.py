@@ -50,6 +50,12 @@ def test_the_reply_is_left_out_and_long_prompts_are_passed_over(tmp_path):
     assert prompts[0].token_ids[-1] == 6
 
 
+def test_the_first_prompts_are_split_like_all_others(tmp_path):
+    corpus(tmp_path, [f"question {number}" for number in range(400)])
+    first = load(tmp_path, limit=100)
+    assert 10 < sum(is_heldout(0, prompt.id, 0.2) for prompt in first) < 32
+
+
 def test_seeds_and_splits_depend_on_their_parts_alone():
     seeds = {sample_seed(s, p, k) for s in range(5) for p in ("a", "b", "1a") for k in range(5)}
     assert len(seeds) == 75
