@@ -5,23 +5,30 @@ things, and each closes a way to please without being good:
 
     grade = substance · parsed · names · use · finish
 
-    substance = u² / (u² + 16),  u = S + I/4    S distinct statements, I distinct identifiers, where it parses
-    parsed    = 1 if all of it is Python, else ½ · the share of lines before the first syntax error
-    names     = ½ + ½ · the share of names read that are bound: parameters, assignments, builtins, modules
-    use       = ½ + ½ · the share of the function's own parameters that are read (1 if it has none but self)
+    substance = u² / (u² + 16),  u = S + min(I, 4·S')/4    S distinct statements, I distinct identifiers, up
+    to
+                                                           the first syntax error; S' counts its line as one
+                                                           more
+    parsed    = 1 if all of it is Python, else ½ + ½ · the share of the text before the first syntax error
+    names     = ¾ + ¼ · the share of names read that are bound: parameters, assignments, builtins, modules
+    use       = ¾ + ¼ · the share of the function's own parameters that are read (1 if it has none but self)
     finish    = 1, or ½ if the response was cut off by the token limit
 
 Comments, docstrings, `pass` and `...` are no substance, a repeated statement counts once, and so do
-statements that differ in their constants only. An empty body gets 0, and one line, however right, never much.
+statements that differ in their constants only. An empty body gets 0, and one line, however right, never much:
+else a model is best off saying as little as it can.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import io
+import keyword
 import re
 import sys
 import textwrap
+import tokenize
 import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -45,7 +52,7 @@ class Grade:
     parses: bool
     """All of the response is Python, as the body of the prompt's function."""
     parsed_fraction: float
-    """Share of the response's lines before the first syntax error."""
+    """Share of the response before the first syntax error."""
     statements: int
     """Distinct statements that do something, in the part that parses."""
     bound_names: float
@@ -67,32 +74,45 @@ def grade(prompt: str, response: str, finished: bool) -> Grade:
     lines = body.split("\n") if body.strip() else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of invalid escapes and comparisons with `is`
-        good_lines = _lines_before_error(header, lines)
-        function = _longest_function(header, lines[:good_lines])
-    parses = good_lines == len(lines)
-    parsed_fraction = good_lines / len(lines) if lines else 1.0
+        error = _first_error(header, lines)
+        good_lines = lines if error is None else lines[: error.line]
+        function = _longest_function(header, good_lines)
+    broken_line = "" if error is None else lines[error.line][: error.column]
+    parsed_fraction = 1.0 if error is None else error.share_before(lines)
     try:
-        content = _content(function)
+        content = _content(function, _names_in(broken_line))
     except RecursionError:
-        content = Content(0, 0, 0.0, 0.0)
-    units = content.statements + content.identifiers / 4 if content.statements else 0.0
+        content = NOTHING
+    most_names = 4 * (content.statements + (error is not None))
+    units = content.statements + min(content.names, most_names) / 4 if content.statements or error else 0.0
     score = (
         units**2
         / (units**2 + 16)
-        * (1.0 if parses else 0.5 * parsed_fraction)
-        * (0.5 + 0.5 * content.bound_names)
-        * (0.5 + 0.5 * content.used_parameters)
+        * (1.0 if error is None else 0.5 + 0.5 * parsed_fraction)
+        * (0.75 + 0.25 * content.bound_names)
+        * (0.75 + 0.25 * content.used_parameters)
         * (1.0 if finished else 0.5)
     )
     return Grade(
-        score,
-        parses,
-        parsed_fraction,
-        content.statements,
-        content.bound_names,
-        content.used_parameters,
-        finished,
+        score=score,
+        parses=error is None,
+        parsed_fraction=parsed_fraction,
+        statements=content.statements,
+        bound_names=content.bound_names,
+        used_parameters=content.used_parameters,
+        finished=finished,
     )
+
+
+class Error(NamedTuple):
+    """Where the first syntax error is, counted from 0 in the body."""
+
+    line: int
+    column: int
+
+    def share_before(self, lines: list[str]) -> float:
+        """Share of the body before the error, by lines, and in its line by characters; below 1."""
+        return (self.line + self.column / (len(lines[self.line]) + 1)) / len(lines)
 
 
 def _fit(prompt: str, response: str) -> tuple[str, str]:
@@ -101,7 +121,7 @@ def _fit(prompt: str, response: str) -> tuple[str, str]:
     header = ("class _:\n" if indented else "") + prompt.strip("\n")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if _parse(header + "\n" + _indent_of_body(prompt) + "pass") is not None:
+        if _parse_header(header) is not None:
             return header, response
     return "def _():", textwrap.indent(textwrap.dedent(response), "    ")
 
@@ -120,52 +140,72 @@ def _parse(source: str) -> ast.Module | None:
         return None
 
 
-def _lines_before_error(header: str, lines: list[str]) -> int:
-    """How many of the body's lines come before the first error of the whole compiler, all if there is
-    none.
+def _first_error(header: str, lines: list[str]) -> Error | None:
+    """The first error that the whole compiler finds in the body, None if there is none.
+
+    An empty body is allowed: it is not good Python, but neither is it a syntax error of the response.
     """
+    if not lines:
+        return None
     try:
-        # An empty body is allowed: it is not good Python, but neither is it a syntax error of the response.
-        compile("\n".join([header, *lines]) if lines else "", "<response>", "exec", dont_inherit=True)
-        return len(lines)
+        compile("\n".join([header, *lines]), "<response>", "exec", dont_inherit=True)
+        return None
     except SyntaxError as error:
-        first = header.count("\n") + 2
-        return min(max((error.lineno or 0) - first, 0), max(len(lines) - 1, 0))
+        line = min(max((error.lineno or 0) - header.count("\n") - 2, 0), len(lines) - 1)
+        return Error(line, min(max((error.offset or 1) - 1, 0), len(lines[line])))
     except UNPARSABLE:
-        return 0
+        return Error(0, 0)
+
+
+def _names_in(line: str) -> frozenset[str]:
+    """Identifiers of a piece of a line, which need not parse."""
+    names: set[str] = set()
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(line.strip()).readline):
+            if token.type == tokenize.NAME and not keyword.iskeyword(token.string):
+                names.add(token.string)
+    except (tokenize.TokenError, *UNPARSABLE):
+        pass  # It ended within a bracket or string: what came before counts.
+    return frozenset(names)
 
 
 def _longest_function(header: str, lines: list[str]) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
-    """The function made of the header and as many of `lines` as parse."""
+    """The function made of the header and as many of `lines` as parse; with none, of the header alone."""
+    lines = [*lines, ""]
     for _ in range(ATTEMPTS):
-        if not lines:
-            return None
-        tree = _parse("\n".join([header, *lines]))
+        lines = lines[:-1]
+        tree = _parse("\n".join([header, *lines])) if lines else _parse_header(header)
         if tree is not None:
             functions = (ast.FunctionDef, ast.AsyncFunctionDef)
             return next((node for node in ast.walk(tree) if isinstance(node, functions)), None)
-        lines = lines[:-1]
     return None
 
 
+def _parse_header(header: str) -> ast.Module | None:
+    return _parse(header + "\n" + _indent_of_body(header) + "pass")
+
+
 class Content(NamedTuple):
-    """What is in a function's body."""
+    """Distinct statements and names of a function's body; shares of names read that are bound, of parameters
+    read.
+    """
 
     statements: int
-    identifiers: int
+    names: int
     bound_names: float
     used_parameters: float
 
 
-def _content(function: ast.FunctionDef | ast.AsyncFunctionDef | None) -> Content:
-    """Distinct statements and identifiers; shares of read names that are bound, of parameters that are
-    read.
-    """
+NOTHING = Content(0, 0, 0.0, 0.0)
+
+
+def _content(function: ast.FunctionDef | ast.AsyncFunctionDef | None, names_after: frozenset[str]) -> Content:
+    """What `function` holds; `names_after` are read in the line that does not parse any more."""
     if function is None:
-        return Content(0, 0, 0.0, 0.0)
+        return NOTHING
     bound = set(KNOWN_NAMES) | {function.name}
-    read: set[str] = set()
-    identifiers: set[str] = set()
+    read = set(names_after)
+    identifiers = set(names_after)
     shapes: set[str] = set()
     for node in (node for statement in function.body for node in ast.walk(statement)):
         if isinstance(node, ast.Constant):

@@ -84,8 +84,19 @@ def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
 
 
 def scores_of(model: DecoderWithScalar, tokens: Tensor, rankings: int) -> Tensor:
-    """Scores (rankings, K) fp32 of tokens (rankings · K, seq), at each sequence's last token."""
-    return last_token_scores(model(tokens).float(), lengths_of(tokens)).view(rankings, -1)
+    """Scores (rankings, K) fp32 of tokens (rankings · K, seq), at each sequence's last token.
+
+    Responses to one prompt differ much in length. So sequences of similar length share a forward pass; how
+    many passes there are depends on the number of rankings alone, for under FSDP all ranks must make equally
+    many.
+    """
+    lengths = lengths_of(tokens)
+    order = lengths.argsort(stable=True)
+    parts = order.tensor_split(max(1, rankings // 2))
+    scores = [
+        last_token_scores(model(tokens[part, : lengths[part].max()]).float(), lengths[part]) for part in parts
+    ]
+    return torch.cat(scores)[order.argsort()].view(rankings, -1)
 
 
 def ranking_loss(model: DecoderWithScalar) -> LossSum:
