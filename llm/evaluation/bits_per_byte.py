@@ -2,9 +2,10 @@
 
     bits per byte = Σ_tokens −log₂ p(token | context) / (UTF-8 bytes of the raw text)
 
-Every held-out token is scored exactly once, the end-of-text token of each document too. The text is cut
-into windows that do not overlap; the first token of a window is predicted from the one token before it, and
-the first token of a shard from the end-of-text token, which is what precedes a document in training.
+Every held-out token is scored exactly once, the end-of-text token of each document too. Windows of the
+model's length move on by half of it, and their second half is scored, so that a token is predicted from at
+least `length // 2` tokens before it where there are so many. The first token of a shard is predicted from the
+end-of-text token, which is what precedes a document in training.
 """
 
 import math
@@ -26,21 +27,24 @@ _ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
 
 @dataclass(frozen=True)
 class Window:
-    """Targets `start` … `start + length − 1` of a shard."""
+    """Targets `start` … `start + length − 1` of a shard, after `context` tokens that are only read."""
 
     shard: int
     start: int
     length: int
+    context: int
 
 
 def windows(shard_tokens: Sequence[int], length: int, limit: int | None = None) -> list[Window]:
-    """Windows of up to `length` tokens that together cover every token once, or `limit` of them evenly
+    """Windows of up to `length` tokens whose targets together are every token once, or `limit` of them evenly
     spaced.
     """
+    context = length // 2
+    stride = length - context
     every = [
-        Window(shard, start, min(length, tokens - start))
+        Window(shard, start, min(stride, tokens - start), min(start, context))
         for shard, tokens in enumerate(shard_tokens)
-        for start in range(0, tokens, length)
+        for start in range(0, tokens, stride)
     ]
     if limit is None or limit >= len(every):
         return every
@@ -103,10 +107,11 @@ def _batch(shards: TokenShards, chosen: Sequence[Window], length: int) -> tuple[
     inputs = np.full((max(1, len(chosen)), length), shards.eos_id, dtype=np.int64)
     targets = np.full_like(inputs, IGNORE)
     for row, window in enumerate(chosen):
-        tokens = shards.read(window.shard, window.start, window.length)
-        before = shards.read(window.shard, window.start - 1, 1)[0] if window.start else shards.eos_id
-        inputs[row, 0], inputs[row, 1 : window.length] = before, tokens[:-1]
-        targets[row, : window.length] = tokens
+        first, count = window.start - window.context, window.context + window.length
+        tokens = shards.read(window.shard, first, count)
+        before = shards.read(window.shard, first - 1, 1)[0] if first else shards.eos_id
+        inputs[row, 0], inputs[row, 1:count] = before, tokens[:-1]
+        targets[row, window.context : count] = tokens[window.context :]
     return torch.from_numpy(inputs), torch.from_numpy(targets)
 
 

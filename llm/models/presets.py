@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny-100k": _shape(64, 2, 4, 2, 128, 256),
     # 2.3M at vocab 2048. Wide and shallow, with few KV heads: fast on a CPU, training and decoding. A head of
     # its own lets the embedding begin large, which halves the steps to the same loss (`initial.py`).
-    "quickstart-2m": _shape(192, 4, 6, 2, 480, 512, tie_embeddings=False),
+    "quickstart-2m": _shape(192, 4, 6, 2, 480, 256, tie_embeddings=False),
     "llama-15m": _shape(288, 6, 6, 6, 768, 1024),
     "llama-125m": _shape(768, 12, 12, 12, 2048, 2048),
     "llama-350m": _shape(1024, 24, 16, 16, 2816, 2048),

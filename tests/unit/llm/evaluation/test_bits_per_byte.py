@@ -41,12 +41,14 @@ def model():
 
 
 def brute_force_bits(model, shards):
-    """Σ −log₂ p(token), each token from its own forward pass over the window's tokens before it."""
+    """Σ −log₂ p(token), each from its own forward pass over the window before it: half the length, and more
+    up to where the next window begins.
+    """
     model, bits, scored = model.double(), 0.0, 0
     for shard, count in enumerate(shards.shard_tokens):
         stream = [EOS, *shards.read(shard, 0, count).tolist()]
         for index in range(1, len(stream)):
-            window_start = (index - 1) // LENGTH * LENGTH
+            window_start = max(0, (index - 1) // (LENGTH // 2) * (LENGTH // 2) - LENGTH // 2)
             context = torch.tensor([stream[window_start:index]])
             log_p = model(context)[0, -1, :VOCAB].log_softmax(-1)
             bits -= log_p[stream[index]].item() / math.log(2)

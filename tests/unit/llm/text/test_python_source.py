@@ -51,7 +51,8 @@ def test_every_pair_of_a_real_module_parses_to_the_same_function():
     source = Path(textwrap.__file__).read_text() + Path(ast.__file__).read_text()
     top_level = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     expected = [ast.dump(node) for node in top_level if ast.get_docstring(node) and len(node.body) > 1]
-    rebuilt = [ast.dump(ast.parse(f"{pair.prompt}\n{pair.response}").body[0]) for pair in python_functions(source)]
+    pairs = python_functions(source)
+    rebuilt = [ast.dump(ast.parse(f"{pair.prompt}\n{pair.response}").body[0]) for pair in pairs]
     assert len(rebuilt) > 30
     assert set(expected) <= set(rebuilt)
 
