@@ -36,6 +36,7 @@ _SHOWN = (
     "mfu",
     "heldout_bits_per_byte",
     "heldout_loss",
+    "heldout_accuracy",
 )
 
 

@@ -28,7 +28,7 @@ class EvaluateConfig(StageConfig):
     """Longer prompts are passed over."""
     max_tokens: int = Field(default=96, gt=0)
     """Tokens after which a response is cut off."""
-    temperature: float = Field(default=1.0, ge=0)
+    temperature: float = Field(default=0.8, ge=0)
     """Of the sampling; 0 takes the likeliest token."""
     seed: int = 0
     """Decides prompts and samples. Another seed than in training shows that the result is no accident of

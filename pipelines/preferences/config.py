@@ -22,7 +22,7 @@ class PreferencesConfig(StageConfig):
     """Longer prompts are passed over."""
     max_tokens: int = Field(default=96, gt=0)
     """Tokens after which a response is cut off."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=0.8, gt=0)
     """Of the sampling; below 1 the responses are more alike."""
     reviewer: Literal["simulated-python"] = "simulated-python"
     """Who ranks. Only simulated reviewers so far: "simulated-python" reads the syntax of Python function

@@ -13,12 +13,12 @@ class RewardConfig(TrainingConfig):
     """Chat model to start from: NAME or NAME/VERSION."""
     preferences: How[str] = "preferences"
     """Rankings to learn from."""
-    epochs: int = Field(default=2, gt=0)
+    epochs: int = Field(default=1, gt=0)
     """Times that every ranking is seen."""
     optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=3e-4, min_learning_rate=0.0, warmup_steps=10, weight_decay=0.01
+        learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=5, weight_decay=0.01
     )
-    global_batch: int = Field(default=16, gt=0)
+    global_batch: int = Field(default=8, gt=0)
     """Rankings in one optimizer step, over all workers."""
     micro_batch: How[int] = Field(default=8, gt=0)
     """Rankings, with all their responses, that a worker takes through the model at a time."""

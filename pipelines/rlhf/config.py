@@ -14,9 +14,9 @@ class PPOConfig(Frozen):
     """Passes over the rollouts of one iteration."""
     minibatches: int = Field(default=4, gt=0)
     """Optimizer steps in one pass."""
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     """Of the policy."""
-    critic_learning_rate: float = Field(default=2e-4, gt=0)
+    critic_learning_rate: float = Field(default=5e-4, gt=0)
     """Of the critic."""
     warmup_iterations: int = Field(default=1, ge=0)
     """Iterations at the beginning in which only the critic learns."""
@@ -54,7 +54,7 @@ class RLHFConfig(StageConfig):
     """Reward model that scores the responses."""
     corpus: How[str] = "chat"
     """Conversation corpus whose training split gives the prompts."""
-    iterations: int = Field(default=20, gt=0)
+    iterations: int = Field(default=16, gt=0)
     """Rounds of sampling and learning."""
     prompts: int = Field(default=4096, gt=0)
     """Prompts to use; chosen by a hash of their id, and used again when all were."""
@@ -64,7 +64,7 @@ class RLHFConfig(StageConfig):
     """Longer prompts are passed over."""
     max_tokens: int = Field(default=96, gt=0)
     """Tokens after which a response is cut off."""
-    temperature: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=0.8, gt=0)
     """Of the sampling, and so of every probability in the loss."""
     missing_end_penalty: float = Field(default=1.0, ge=0)
     """Taken off the score of a response that was cut off."""
