@@ -22,6 +22,10 @@ TOKENS = TOKENIZER = "python-stdlib"
 BASE, CHAT, REWARD, ALIGNED = "base", "chat", "reward", "aligned"
 PREFERENCES, EVALUATION = "simulated-reviewers", "aligned-against-chat"
 
+# One generated file of prose (pydoc_data/topics.py) is 6 % of the standard library's text, and under seed 0
+# four tenths of what is held out: bits per byte would be about that file. Under this seed it is trained on.
+SPLIT_SEED = 5
+
 
 @dataclass(frozen=True)
 class Step:
@@ -49,7 +53,11 @@ def chain(config: QuickstartConfig) -> list[Step]:
     model: dict[str, Any] = sized(preset=("quickstart-2m", "tiny-100k"))
     sampling: dict[str, Any] = sized(max_tokens=(96, 24))
     return [
-        Step("corpus", CorpusConfig(**common, name=TEXT, **source), "Clean the source text"),
+        Step(
+            "corpus",
+            CorpusConfig(**common, name=TEXT, split_seed=SPLIT_SEED, **source),
+            "Clean the source text",
+        ),
         Step(
             "tokenizer",
             TokenizerConfig(**common, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(2048, 512))),
@@ -67,7 +75,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
                 name=BASE,
                 tokens=TOKENS,
                 model=ModelOptions(**model),
-                optimizer=OptimizerConfig(learning_rate=6e-3, min_learning_rate=3e-4, warmup_steps=60),
+                optimizer=OptimizerConfig(learning_rate=6e-3, min_learning_rate=0.0, warmup_steps=60),
                 global_batch=8,
                 evaluate_every=200,
                 checkpoint_every=200,
@@ -101,7 +109,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
                 model=CHAT,
                 corpus=FUNCTIONS,
                 **sampling,
-                **sized(prompts=(512, 32)),
+                **sized(prompts=(768, 32)),
             ),
             "Let simulated reviewers rank its answers",
         ),
@@ -119,7 +127,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
                 reward_model=REWARD,
                 corpus=FUNCTIONS,
                 **sampling,
-                **sized(iterations=(20, 2), rollouts=(128, 16)),
+                **sized(iterations=(18, 2), rollouts=(128, 16)),
             ),
             "Align it with PPO",
         ),
