@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from llm.engine.engine import Engine
-from llm.models.decoder import Decoder
 from llm.engine.generate import generate
 from llm.engine.request import Request, RequestError, SamplingParams
+from llm.models.decoder import Decoder
 from tests.unit.llm.engine.reference import generate_alone, lively_model
 
 torch.set_num_threads(1)
