@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from cluster.connect import Cluster
 from cluster.errors import UserError
@@ -75,7 +76,7 @@ def run_training(
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     job = TrainingJob(config, model, folder, inputs, threads, board)
     scratch = folder / "ray_train"
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cluster.gpus >= config.workers else "gloo"),
@@ -91,7 +92,7 @@ def run_training(
     with stage_progress(stage, steps, "step") as progress, WandbRun(config, stage, folder) as wandb_run:
         fit.start()
         latest: dict[str, Any] = {}
-        while fit.is_alive() and not latest.keys() & {RESULT, FATAL}:
+        while fit.is_alive():
             fit.join(_POLL_SECONDS)
             shown_step, latest = latest.get("step", 0), ray.get(board.latest.remote())
             if latest.get("step", 0) != shown_step:
@@ -106,11 +107,23 @@ def run_training(
     return counts
 
 
+class _Trainer(TorchTrainer):
+    """Ray Train without the detached actor that removes a dead controller's placement group.
+
+    That actor asks the dashboard whether the controller lives, and where Ray has none it holds
+    up the end of every run for 12 s. The placement group goes with the controller in any case. (Returning
+    without waiting is no way out: a thread that is still in Ray when Ray stops takes the process down.)
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+
+
 def _fit(trainer: TorchTrainer, failures: list[str]) -> None:
     """Run `trainer.fit()` beside the main thread, which so keeps Ctrl-C for itself.
 
     In the main thread Ray Train takes the signal and may end the process with code 0, as if all were well.
-    Nobody waits for `fit` to return: where Ray runs without its dashboard, tidying up takes it 12 s.
     """
     try:
         trainer.fit()

@@ -25,7 +25,11 @@ from pipelines.training_launch import FATAL, RESULT, TrainingJob
 
 @contextmanager
 def training_worker(job: TrainingJob) -> Iterator[torch.device]:
-    """Set this process up and give it its device. What the user must mend goes to the driver as one line."""
+    """Set this process up and give it its device. What the user must mend goes to the driver as one line.
+
+    Such an error is about data or numbers that all workers share, so all of them meet it. It ends the run:
+    the block is left in peace, lest Ray Train start the workers again for nothing. Any other error passes.
+    """
     torch.set_num_threads(job.threads)
     try:
         yield (
@@ -35,7 +39,6 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
         )
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
-        raise
 
 
 def finish(job: TrainingJob, counts: dict[str, Any]) -> None:
