@@ -166,6 +166,6 @@ def test_non_finite_loss_names_the_step_and_the_good_checkpoint(tmp_path):
 
 def test_index_that_names_code_is_refused(tmp_path, undisturbed):
     shutil.copytree(undisturbed.folder / "checkpoints" / "step-00000012" / "dcp", tmp_path / "dcp")
-    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps(print))
-    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print"):
+    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps(exec))
+    with pytest.raises(pickle.UnpicklingError, match=r"builtins\.exec"):
         SafeReader(tmp_path / "dcp").read_metadata()
