@@ -60,7 +60,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
         ),
         Step(
             "tokenizer",
-            TokenizerConfig(**common, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(2048, 512))),
+            TokenizerConfig(**common, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(1024, 512))),
             "Train a tokenizer",
         ),
         Step(
@@ -75,11 +75,13 @@ def chain(config: QuickstartConfig) -> list[Step]:
                 name=BASE,
                 tokens=TOKENS,
                 model=ModelOptions(**model),
-                optimizer=OptimizerConfig(learning_rate=6e-3, min_learning_rate=0.0, warmup_steps=60),
-                global_batch=8,
-                evaluate_every=200,
-                checkpoint_every=200,
-                **sized(steps=(1100, 20)),
+                optimizer=OptimizerConfig(
+                    learning_rate=4e-3, min_learning_rate=0.0, beta2=0.98, **sized(warmup_steps=(230, 2))
+                ),
+                global_batch=4,
+                evaluate_every=500,
+                checkpoint_every=500,
+                **sized(steps=(4600, 40)),
             ),
             "Pre-train a base model",
         ),
@@ -97,7 +99,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
                 corpus=FUNCTIONS,
                 epochs=1,
                 evaluate_every=100,
-                **sized(max_seq_len=(160, 96)),
+                **sized(max_seq_len=(192, 96)),
             ),
             "Fine-tune it to answer",
         ),
