@@ -20,6 +20,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from pipelines.begin import begin
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.dedup_worker import DedupWorker
 from pipelines.corpus.inputs import (
@@ -54,8 +55,7 @@ def resolve_inputs(config: CorpusConfig, store: ArtifactStore) -> dict[str, Arti
 
 def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
     """Make corpora/NAME."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
     what = config.what()
     if "corpus" in inputs:
         units = plan_corpus_units(inputs["corpus"].path)
@@ -63,16 +63,7 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
         files = hash_files(find_files(config))
         what["raw"] = identity(files)
         units = plan_units(files)
-    started = store.begin(
-        kind="corpora",
-        name=config.name,
-        stage="corpus",
-        logic_version=LOGIC_VERSION,
-        what=what,
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    started = begin(config, inputs, kind="corpora", stage="corpus", logic_version=LOGIC_VERSION, what=what)
     if isinstance(started, Artifact):
         return started
 

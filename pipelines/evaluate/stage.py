@@ -9,6 +9,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config
 from llm.tokenizer.load import load_tokenizer
+from pipelines.begin import begin
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
@@ -45,18 +46,8 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
 
 def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     """Make evaluations/NAME."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    draft = store.begin(
-        kind="evaluations",
-        name=config.name,
-        stage="evaluate",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    draft = begin(config, inputs, kind="evaluations", stage="evaluate", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     prompts = load_prompts(

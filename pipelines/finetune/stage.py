@@ -5,6 +5,7 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config
+from pipelines.begin import begin
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
 
@@ -32,18 +33,8 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
 
 def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     """Train, or go on training, and commit the model."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    draft = store.begin(
-        kind="models",
-        name=config.name,
-        stage="finetune",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    draft = begin(config, inputs, kind="models", stage="finetune", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     base, corpus = inputs["base"], inputs["corpus"]

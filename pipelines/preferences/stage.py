@@ -20,6 +20,7 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from llm.engine.request import Completion, Request
 from llm.tokenizer.load import Tokenizer, load_tokenizer
+from pipelines.begin import begin
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.table import write_rows
 from pipelines.progress import stage_progress
@@ -51,18 +52,8 @@ def resolve_inputs(config: PreferencesConfig, store: ArtifactStore) -> dict[str,
 
 def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
     """Make preferences/NAME."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    started = store.begin(
-        kind="preferences",
-        name=config.name,
-        stage="preferences",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    started = begin(config, inputs, kind="preferences", stage="preferences", logic_version=LOGIC_VERSION)
     if isinstance(started, Artifact):
         return started
     draft = started

@@ -7,6 +7,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from pipelines.begin import begin
 from pipelines.model_folder import NOT_THE_RESULT, prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
 
@@ -29,16 +30,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     """Train, or go on training, and commit the model."""
     store = ArtifactStore(config.root)
     inputs = resolve_inputs(config, store)
-    draft = store.begin(
-        kind="models",
-        name=config.name,
-        stage="pretrain",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    draft = begin(config, inputs, kind="models", stage="pretrain", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     tokens = inputs["tokens"]

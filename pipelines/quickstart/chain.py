@@ -38,20 +38,17 @@ class Step:
 
 def chain(config: QuickstartConfig) -> list[Step]:
     """All steps. The smoke scale is the same chain with everything made small."""
-    full = config.scale == "full"
+    return [*_text_to_base_model(config), *_base_to_aligned_model(config)]
 
-    def sized(**sizes: tuple[Any, Any]) -> dict[str, Any]:
-        """The full or the smoke value of each field."""
-        return {name: pair[0] if full else pair[1] for name, pair in sizes.items()}
 
-    common: dict[str, Any] = {"root": config.root, "address": config.address}
+def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
+    sized, common = _Sized(config.scale), _common(config)
     source: dict[str, Any] = (
         {"source": "python-stdlib"}
         if config.source == "python-stdlib"
         else {"source": "files", "paths": (config.source,)}
     )
     model: dict[str, Any] = sized(preset=("quickstart-2m", "tiny-100k"))
-    sampling: dict[str, Any] = sized(max_tokens=(96, 24))
     return [
         Step(
             "corpus",
@@ -85,6 +82,13 @@ def chain(config: QuickstartConfig) -> list[Step]:
             ),
             "Pre-train a base model",
         ),
+    ]
+
+
+def _base_to_aligned_model(config: QuickstartConfig) -> list[Step]:
+    sized, common = _Sized(config.scale), _common(config)
+    sampling: dict[str, Any] = sized(max_tokens=(96, 24))
+    return [
         Step(
             "corpus",
             CorpusConfig(**common, name=FUNCTIONS, source="python-functions", from_corpus=TEXT),
@@ -148,3 +152,17 @@ def chain(config: QuickstartConfig) -> list[Step]:
             "Compare it with the fine-tuned model",
         ),
     ]
+
+
+@dataclass(frozen=True)
+class _Sized:
+    """Chooses each field's full or smoke value."""
+
+    scale: str
+
+    def __call__(self, **sizes: tuple[Any, Any]) -> dict[str, Any]:
+        return {name: full if self.scale == "full" else smoke for name, (full, smoke) in sizes.items()}
+
+
+def _common(config: QuickstartConfig) -> dict[str, Any]:
+    return {"root": config.root, "address": config.address}

@@ -5,6 +5,7 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config, save_config
+from pipelines.begin import begin
 from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
 from pipelines.reward.config import RewardConfig
 
@@ -28,18 +29,8 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
 
 def run(config: RewardConfig, cluster: Cluster) -> Artifact:
     """Train, or go on training, and commit the model."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    draft = store.begin(
-        kind="models",
-        name=config.name,
-        stage="reward",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    draft = begin(config, inputs, kind="models", stage="reward", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     model, preferences = inputs["model"], inputs["preferences"]

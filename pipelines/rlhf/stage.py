@@ -12,6 +12,7 @@ from llm.models.config import ModelConfig
 from llm.models.load import load_config
 from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
+from pipelines.begin import begin
 from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
 from pipelines.progress import stage_progress
 from pipelines.prompts import check_conversations, load_prompts
@@ -45,18 +46,8 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
 
 def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     """Align, or go on aligning, and commit the model."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    draft = store.begin(
-        kind="models",
-        name=config.name,
-        stage="rlhf",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    draft = begin(config, inputs, kind="models", stage="rlhf", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     model = inputs["model"].path

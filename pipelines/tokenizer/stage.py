@@ -16,6 +16,7 @@ from cluster.errors import UserError
 from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, load_tokenizer
 from llm.tokenizer.special import MIN_VOCAB_SIZE
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
+from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import stage_progress
 from pipelines.tokenizer.config import TokenizerConfig
@@ -42,18 +43,8 @@ def resolve_inputs(config: TokenizerConfig, store: ArtifactStore) -> dict[str, A
 
 def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     """Make tokenizers/NAME."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    started = store.begin(
-        kind="tokenizers",
-        name=config.name,
-        stage="tokenizer",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    started = begin(config, inputs, kind="tokenizers", stage="tokenizer", logic_version=LOGIC_VERSION)
     if isinstance(started, Artifact):
         return started
 

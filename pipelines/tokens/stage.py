@@ -9,6 +9,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.data.shards import SHARDS_FILE, Shard, shards_json
 from llm.tokenizer.load import load_tokenizer
+from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
@@ -26,18 +27,8 @@ def resolve_inputs(config: TokensConfig, store: ArtifactStore) -> dict[str, Arti
 
 def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     """Make tokens/NAME."""
-    store = ArtifactStore(config.root)
-    inputs = resolve_inputs(config, store)
-    started = store.begin(
-        kind="tokens",
-        name=config.name,
-        stage="tokens",
-        logic_version=LOGIC_VERSION,
-        what=config.what(),
-        inputs=inputs,
-        how=config.how(),
-        force=config.force,
-    )
+    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    started = begin(config, inputs, kind="tokens", stage="tokens", logic_version=LOGIC_VERSION)
     if isinstance(started, Artifact):
         return started
 
