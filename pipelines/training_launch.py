@@ -28,7 +28,7 @@ from pipelines.wandb_run import WandbRun
 FATAL = "fatal"
 RESULT = "result"
 """Fields of the progress board that end a run: why it cannot go on, in one line, or the manifest's counts."""
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.5
 _SHOWN = (
     "loss",
     "learning_rate",

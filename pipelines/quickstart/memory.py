@@ -7,7 +7,7 @@ import psutil
 
 from cluster.connect import Cluster
 
-_INTERVAL_SECONDS = 2.0
+_INTERVAL_SECONDS = 5.0
 _RAY_PROCESSES = ("raylet", "gcs_server", "ray::", "ray/dashboard", "ray/_private")
 
 
