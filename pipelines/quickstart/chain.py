@@ -73,12 +73,12 @@ def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
                 tokens=TOKENS,
                 model=ModelOptions(**model),
                 optimizer=OptimizerConfig(
-                    learning_rate=4e-3, min_learning_rate=0.0, beta2=0.98, **sized(warmup_steps=(230, 2))
+                    learning_rate=4e-3, min_learning_rate=0.0, beta2=0.98, **sized(warmup_steps=(210, 2))
                 ),
                 global_batch=4,
                 evaluate_every=500,
                 checkpoint_every=500,
-                **sized(steps=(4600, 40)),
+                **sized(steps=(4200, 40)),
             ),
             "Pre-train a base model",
         ),
