@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 
 install: $(VENV)/.installed ## Create .venv with Manta and what its tests need
 
-quickstart: install ## Run the whole chain on this machine: text to an aligned model (10 to 15 minutes)
+quickstart: install ## Run the whole chain on this machine: text to an aligned model (12 to 15 minutes)
 	$(BIN)/manta quickstart --root $(ROOT)
 
 test: install ## Run every test

@@ -16,7 +16,7 @@ class QuickstartConfig(Frozen):
     address: str | None = None
     """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
     scale: Literal["full", "smoke"] = "full"
-    """`full`: 1.5 million parameters, 10 to 15 minutes on 2 cores. `smoke`: does the machinery work at all? A
+    """`full`: 1.5 million parameters, 12 to 15 minutes on 2 cores. `smoke`: does the machinery work at all? A
     couple of minutes, and numbers that mean nothing.
     """
     source: str = "python-stdlib"
