@@ -1,0 +1,239 @@
+"""Every metric there is, declared once.
+
+    `name`              in metrics.jsonl, timing.jsonl and wandb
+    `exported`          at Ray's Prometheus endpoints, with `labels`; cluster/prometheus.py sends it there
+    the whole list      makes the Grafana dashboard and the tables of docs/metrics.md
+
+A metric that is not declared goes to no dashboard; tests compare what stages emit with this list.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+RUN = ("stage", "run")
+"""Labels of a run's metrics: the stage, and NAME-VERSION of its artifact, which is its name in wandb."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. Counters only grow, gauges are what was measured last, histograms count by size."""
+
+    group: str
+    """What it is about: a row of the dashboard, and a part of the exported name."""
+    name: str
+    kind: Kind
+    unit: str
+    """Of one unit of the value; empty for a plain number."""
+    help: str
+    panel: str
+    """Title of the chart that shows it, with others of the same unit."""
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+    """Upper bounds of a histogram's buckets."""
+    combine: Literal["max", "sum"] = "max"
+    """How a gauge's values from several processes become one."""
+
+    @property
+    def emitted(self) -> str:
+        """The name that Ray is given."""
+        return f"manta_{self.group}_{self.name}"
+
+    @property
+    def exported(self) -> str:
+        """The name at the endpoint, where Ray and Prometheus have added to it."""
+        return f"ray_{self.emitted}{'_total' if self.kind == 'counter' else ''}"
+
+
+_unit = partial(Metric, "units", labels=("work",))
+_training = partial(Metric, "training", kind="gauge", labels=RUN)
+_rlhf = partial(Metric, "rlhf", kind="gauge", labels=RUN)
+_serving = partial(Metric, "serving", labels=("model",))
+
+_SECONDS_TO_FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SECONDS_OF_A_REQUEST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+UNITS = (
+    _unit("done", "counter", "units", "Units of work finished and committed", "Units"),
+    _unit("retried", "counter", "units", "Attempts that failed and are made again", "Units"),
+    _unit("failed", "counter", "units", "Units given up and quarantined", "Units"),
+    _unit("bytes", "counter", "bytes", "Input of the finished units, where the plan knows its size", "Input"),
+    _unit("per_s", "gauge", "units/s", "Units finished a second since this run began", "Rate of units"),
+    _unit("remaining", "gauge", "units", "Units still to be done", "Units remaining"),
+)
+
+TRAINING = (
+    _training("step", unit="steps", help="Optimizer steps taken", panel="Step"),
+    _training(
+        "loss", unit="nats", help="Training loss a token (reward models: a ranked response)", panel="Loss"
+    ),
+    _training(
+        "heldout_loss", unit="nats", help="The same on held-out data, at the last evaluation", panel="Loss"
+    ),
+    _training(
+        "heldout_bits_per_byte",
+        unit="bits/byte",
+        help="Of held-out text, at the last evaluation",
+        panel="Held-out bits per byte",
+    ),
+    _training(
+        "heldout_accuracy",
+        unit="share",
+        help="Held-out pairs of responses that a reward model puts in the right order",
+        panel="Held-out accuracy",
+    ),
+    _training("heldout_pairs", unit="pairs", help="Held-out pairs without a tie", panel="Held-out pairs"),
+    _training(
+        "heldout_score_mean",
+        unit="",
+        help="Mean score that a reward model gives to held-out responses",
+        panel="Held-out scores",
+    ),
+    _training("heldout_score_std", unit="", help="Their standard deviation", panel="Held-out scores"),
+    _training("learning_rate", unit="", help="Of this step", panel="Learning rate"),
+    _training("grad_norm", unit="", help="Norm of the gradient before clipping", panel="Gradient norm"),
+    _training(
+        "tokens",
+        unit="tokens",
+        help="Tokens (reward models: ranked responses) that the last step learned from",
+        panel="Tokens a step",
+    ),
+    _training(
+        "tokens_per_s",
+        unit="tokens/s",
+        help="Tokens learned from in a second of training steps",
+        panel="Tokens per second",
+    ),
+    _training(
+        "responses_per_s",
+        unit="responses/s",
+        help="Ranked responses that a reward model learned from in a second of training steps",
+        panel="Responses per second",
+    ),
+    _training(
+        "mfu",
+        unit="share",
+        help="Model FLOPs utilisation: of the workers' peak",
+        panel="Model FLOPs utilisation",
+    ),
+    _training(
+        "seconds", unit="seconds", help="Spent in training steps since the report before", panel="Step time"
+    ),
+    _training(
+        "data_wait_seconds",
+        unit="seconds",
+        help="Of these, spent waiting for data",
+        panel="Step time",
+    ),
+    _training(
+        "checkpoint_seconds",
+        unit="seconds",
+        help="That the last checkpoint held up training",
+        panel="Checkpoint",
+    ),
+)
+
+RLHF = (
+    _rlhf("step", unit="iterations", help="Iterations done", panel="Iteration"),
+    _rlhf("score", unit="", help="Mean score of a response by the reward model", panel="Score"),
+    _rlhf("kl", unit="nats", help="Distance from the chat model, a response", panel="KL"),
+    _rlhf(
+        "kl_token",
+        unit="nats",
+        help="The same a token, by an estimator that is never negative",
+        panel="KL a token",
+    ),
+    _rlhf(
+        "kl_step",
+        unit="nats",
+        help="A token, from the policy that sampled to the updated one",
+        panel="KL a token",
+    ),
+    _rlhf("beta", unit="", help="Coefficient of the KL penalty", panel="KL coefficient"),
+    _rlhf("entropy", unit="nats", help="Of the policy, a token", panel="Entropy"),
+    _rlhf("length", unit="tokens", help="Mean length of a response", panel="Response length"),
+    _rlhf("cut", unit="share", help="Responses cut off at the limit", panel="Shares"),
+    _rlhf("clipped", unit="share", help="Tokens whose probability ratio was clipped", panel="Shares"),
+    _rlhf(
+        "explained_variance",
+        unit="share",
+        help="Of the returns' variance, what the critic's values explain",
+        panel="Explained variance",
+    ),
+    _rlhf("policy_loss", unit="", help="PPO's clipped objective, negated", panel="Losses"),
+    _rlhf("value_loss", unit="", help="The critic's", panel="Losses"),
+    _rlhf("policy_grad_norm", unit="", help="Before clipping", panel="Gradient norms"),
+    _rlhf("critic_grad_norm", unit="", help="Before clipping", panel="Gradient norms"),
+    _rlhf(
+        "engine_difference",
+        unit="nats",
+        help="Mean difference of a token's log-probability between engine and learner",
+        panel="Engine against learner",
+    ),
+    _rlhf("generate_seconds", unit="seconds", help="Of an iteration: sampling", panel="Seconds an iteration"),
+    _rlhf("score_seconds", unit="seconds", help="Of an iteration: scoring", panel="Seconds an iteration"),
+    _rlhf("learn_seconds", unit="seconds", help="Of an iteration: learning", panel="Seconds an iteration"),
+    _rlhf(
+        "send_seconds",
+        unit="seconds",
+        help="Of an iteration: sending weights to the engines",
+        panel="Seconds an iteration",
+    ),
+    _rlhf(
+        "engine_deaths",
+        kind="counter",
+        unit="engines",
+        help="Engines that died and were replaced",
+        panel="Engine deaths",
+    ),
+)
+
+SERVING = (
+    _serving(
+        "requests",
+        "counter",
+        "requests",
+        "Requests answered, by HTTP status; 499 if the client left first",
+        "Requests",
+        labels=("model", "endpoint", "status"),
+    ),
+    _serving("prompt_tokens", "counter", "tokens", "Tokens of accepted prompts", "Tokens"),
+    _serving("generated_tokens", "counter", "tokens", "Tokens generated", "Tokens"),
+    _serving(
+        "time_to_first_token_seconds",
+        "histogram",
+        "seconds",
+        "From an accepted request to its first token",
+        "Time to first token",
+        buckets=_SECONDS_TO_FIRST_TOKEN,
+    ),
+    _serving(
+        "request_seconds",
+        "histogram",
+        "seconds",
+        "From a request to the last byte of its answer",
+        "Time of a request",
+        labels=("model", "endpoint"),
+        buckets=_SECONDS_OF_A_REQUEST,
+    ),
+    _serving("running", "gauge", "sequences", "Sequences being generated", "Sequences", combine="sum"),
+    _serving("waiting", "gauge", "sequences", "Sequences in the queue", "Sequences", combine="sum"),
+)
+
+METRICS: tuple[Metric, ...] = (*UNITS, *TRAINING, *RLHF, *SERVING)
+
+
+def declared(group: str) -> dict[str, Metric]:
+    """A group's metrics by name. Raises KeyError if there is no such group."""
+    found = {metric.name: metric for metric in METRICS if metric.group == group}
+    if not found:
+        raise KeyError(f"no metrics are declared for {group!r}; groups are {', '.join(groups())}")
+    return found
+
+
+def groups(metrics: Iterable[Metric] = METRICS) -> tuple[str, ...]:
+    """The groups, in order."""
+    return tuple(dict.fromkeys(metric.group for metric in metrics))
