@@ -44,8 +44,9 @@ class TrainingConfig(StageConfig):
     """Sequences in one optimizer step, over all workers."""
     seed: int = Field(default=0, ge=0)
     """Decides the initial weights and the order of the data."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """Type of matmuls and activations; weights and sums of gradients are fp32 in both."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Type of matmuls and activations: auto is bf16 where the devices multiply it in hardware, else fp32.
+    Weights and sums of gradients are fp32 always."""
 
     workers: How[int] = Field(default=1, gt=0)
     """Processes to train on; every one holds a shard of the model and a share of the batch."""
@@ -90,7 +91,6 @@ class TrainingConfig(StageConfig):
             weight_decay=optimizer.weight_decay,
             betas=(optimizer.beta1, optimizer.beta2),
             clip_norm=optimizer.clip_norm,
-            precision=self.precision,
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,

@@ -19,6 +19,7 @@ from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import peak_flops
 from llm.tokenizer.load import Tokenizer
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.precision import choose_precision
 from llm.training.step import NonFiniteError
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
 
@@ -52,7 +53,7 @@ def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) 
     """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
     model = build(job.model)
     assert isinstance(model, Decoder)
-    shard(model, data_mesh(device), job.config.precision)
+    shard(model, data_mesh(device), choose_precision(job.config.precision, device))
     model.to_empty(device=device)
     if weights is None:
         model.init_weights(job.config.seed)
@@ -95,7 +96,8 @@ class Watcher:
     """
 
     def __init__(self, job: TrainingJob, device: torch.device, seq_len: int) -> None:
-        dtype = torch.bfloat16 if job.config.precision == "bf16" else torch.float32
+        precision = choose_precision(job.config.precision, device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._board = job.board
         peak = peak_flops(device, dtype) * dist.get_world_size()
         self._mfu_per_token_per_s = training_flops_per_token(job.model, seq_len) / peak

@@ -18,21 +18,26 @@ _GPU_PEAK_BF16 = {
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that matmuls of `dtype` could reach on `device`: the data sheet's for a known GPU, else
-    measured.
+    """FLOP/s that matmuls could reach on `device`: the data sheet's for a known GPU, else measured.
+
+    A device may have no units for `dtype` and be slower in it than in fp32. That is no reason to expect less.
     """
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in _GPU_PEAK_BF16.items():
             if all(word in name for word in known.split()):
                 return peak
-    return measured_matmul_flops(device, dtype)
+    size = 512 if device.type == "cpu" else 4096
+    return max(measured_matmul_flops(device, each, size) for each in {dtype, torch.float32})
 
 
 def measured_matmul_flops(
-    device: torch.device, dtype: torch.dtype, size: int = 1024, seconds: float = 0.15
+    device: torch.device, dtype: torch.dtype, size: int, seconds: float = 0.25
 ) -> float:
-    """The best FLOP/s of square matmuls within about `seconds`, on the threads this process uses."""
+    """The best FLOP/s of square matmuls within about `seconds`, on the threads this process uses.
+
+    The matrices are small on a CPU's account: a hundred tries find a moment in which nobody else computes.
+    """
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, deadline = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < deadline:

@@ -77,10 +77,12 @@ def train(run: TrainingRun) -> None:
             step, recipe.steps, recipe.warmup_steps, recipe.peak_learning_rate, recipe.minimum_learning_rate
         )
         try:
+            micro_batches = run.micro_batches(step)
+            data_wait = time.perf_counter() - started
             result = train_step(
                 model,
                 optimizer,
-                run.micro_batches(step),
+                micro_batches,
                 loss_sum,
                 learning_rate,
                 recipe.clip_norm,
@@ -94,13 +96,15 @@ def train(run: TrainingRun) -> None:
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
             metrics |= run.evaluate()
-        recorder.record(metrics, seconds)
+        recorder.record(metrics, seconds, data_wait)
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             recorder.flush(durable=True)
+            began = time.perf_counter()
             state = {"data": run.data_state(done)}
             save_checkpoint(
                 run.checkpoints, done, model, optimizer, state, run.attachments, recipe.keep_checkpoints
             )
+            recorder.checkpointed(done, time.perf_counter() - began)
 
 
 def language_model_loss(model: Trunk) -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,7 +1,5 @@
 """Sharding with FSDP2: parameters, gradients and optimizer state are split over all ranks, block by block."""
 
-from typing import Literal
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -9,7 +7,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-Precision = Literal["bf16", "fp32"]
+from llm.training.precision import Precision
 
 
 def data_mesh(device: torch.device) -> DeviceMesh:

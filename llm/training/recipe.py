@@ -1,7 +1,6 @@
 """The numbers of a training run, as plain frozen data."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,7 +14,6 @@ class Recipe:
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float
-    precision: Literal["bf16", "fp32"]
     evaluate_every: int
     """Steps between evaluations during training; 0 for none."""
     checkpoint_every: int

@@ -19,8 +19,9 @@ class Recorder:
     """Writes on rank 0 and does nothing on the others.
 
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
-    to `timing.jsonl`, one line a flush: seconds spent in training steps alone (not in evaluation or
-    checkpoints) and the tokens learned from per such second.
+    to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
+    checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
+    one line a checkpoint, with the seconds that it took.
     """
 
     def __init__(
@@ -32,20 +33,23 @@ class Recorder:
         may_write: Callable[[], bool],
     ) -> None:
         self._flush_every, self._watcher, self._may_write = flush_every, watcher, may_write
-        self._seconds, self._tokens = 0.0, 0
+        self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._latest: dict[str, Any] = {}
         self._active = not dist.is_initialized() or dist.get_rank() == 0
         if self._active:
             self._metrics = JsonLines(folder / "metrics.jsonl", resumed_step)
             self._timing = JsonLines(folder / "timing.jsonl", resumed_step)
 
-    def record(self, metrics: dict[str, Any], seconds: float) -> None:
-        """Take one step's metrics (`step` and `tokens` among them) and how long the step took."""
+    def record(self, metrics: dict[str, Any], seconds: float, data_wait: float) -> None:
+        """Take one step's metrics (`step` and `tokens` among them), how long the step took, and how much of
+        that it waited for data.
+        """
         if not self._active:
             return
         self._metrics.append(metrics)
         self._latest = metrics
         self._seconds, self._tokens = self._seconds + seconds, self._tokens + metrics["tokens"]
+        self._data_wait += data_wait
         if metrics["step"] % self._flush_every == 0:
             self.flush()
 
@@ -61,9 +65,17 @@ class Recorder:
             raise Superseded("another process has taken over this training run; this one stops")
         speed: dict[str, Any] = {}
         if self._tokens:
-            speed = {"seconds": self._seconds, "tokens_per_s": self._tokens / self._seconds}
+            speed = {"seconds": self._seconds, "data_wait_seconds": self._data_wait}
+            speed["tokens_per_s"] = self._tokens / self._seconds
             self._timing.append({"step": self._latest["step"], **speed})
-            self._seconds, self._tokens = 0.0, 0
+            self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._metrics.flush(durable)
         self._timing.flush()
         self._watcher(self._latest | speed)
+
+    def checkpointed(self, step: int, seconds: float) -> None:
+        """Take how long the checkpoint after `step` held up training."""
+        if self._active:
+            record = {"step": step, "checkpoint_seconds": seconds}
+            self._timing.append(record)
+            self._watcher(record)

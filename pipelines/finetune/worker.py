@@ -9,6 +9,7 @@ from llm.models.decoder import Decoder
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE, next_token_targets
+from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.conversations import Example, heldout_examples, right_padded, training_batches
@@ -66,6 +67,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
         counts = {
             "parameters": job.model.parameter_count,
+            "precision": choose_precision(config.precision, device),
             "steps": steps,
             "train_conversations": len(batches),
             "too_long_conversations": batches.too_long,

@@ -11,6 +11,7 @@ from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import next_token_targets
+from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_launch import TrainingJob
@@ -45,6 +46,8 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             return [(part, next_token_targets(part)) for part in tokens.split(config.micro_batch)]
 
         def evaluate(limit: int | None = config.evaluate_windows) -> dict[str, float]:
+            if not heldout.tokens:
+                return {}
             value = bits_per_byte(model, heldout, config.seq_len, config.micro_batch, limit)
             return {"heldout_bits_per_byte": value}
 
@@ -63,13 +66,15 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             )
         )
         write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
-        unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
         counts = {
             "parameters": job.model.parameter_count,
+            "precision": choose_precision(config.precision, device),
             "steps": config.steps,
             "tokens": config.steps * config.global_batch * config.seq_len,
             "epochs": round(config.steps * config.global_batch / loader.order.samples_per_epoch, 4),
             **evaluate(limit=None),
-            "unigram_heldout_bits_per_byte": unigram,
         }
+        if heldout.tokens:
+            unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
+            counts["unigram_heldout_bits_per_byte"] = unigram
         finish(job, counts)

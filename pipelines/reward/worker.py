@@ -13,6 +13,7 @@ from llm.models.load import build, load_state, save_model
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import IGNORE
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.precision import choose_precision
 from llm.training.step import LossSum, MicroBatch
 from pipelines.reward.config import RewardConfig
 from pipelines.reward.rankings import Ranking, chosen, lengths_of, padded, read_rankings
@@ -59,6 +60,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
             "steps": steps,
             "train_rankings": len(learned),
             "heldout_rankings": len(heldout),
+            "precision": choose_precision(config.precision, device),
             **seen,
             **measure(model, heldout, config.micro_batch, device, "heldout"),
         }
@@ -77,7 +79,7 @@ def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
     whole.load_trunk(load_state(job.inputs["model"]))
     model = build(job.model, "scalar")
     assert isinstance(model, DecoderWithScalar)
-    shard(model, data_mesh(device), job.config.precision)
+    shard(model, data_mesh(device), choose_precision(job.config.precision, device))
     model.to_empty(device=device)
     scatter_weights(model, whole.state_dict())
     return model

@@ -28,7 +28,6 @@ RECIPE = Recipe(
     weight_decay=0.1,
     betas=(0.9, 0.95),
     clip_norm=1.0,
-    precision="fp32",
     evaluate_every=4,
     checkpoint_every=4,
     keep_checkpoints=2,

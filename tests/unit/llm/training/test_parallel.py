@@ -92,5 +92,5 @@ def test_bf16_follows_fp32_at_degree_one(plain):
     expected_curve, _ = plain
     actual_curve, actual_weights = run_fsdp(1, "bf16")
     difference = torch.tensor(actual_curve)[:, 0] - torch.tensor(expected_curve)[:, 0]
-    assert 1e-6 < difference.abs().max() < 0.05
+    assert 1e-6 < difference.abs().max() < 0.1
     assert all(value.dtype.name == "float32" for value in actual_weights.values())
