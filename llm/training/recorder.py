@@ -78,4 +78,5 @@ class Recorder:
         if self._active:
             record = {"step": step, "checkpoint_seconds": seconds}
             self._timing.append(record)
+            self.flush()
             self._watcher(record)
