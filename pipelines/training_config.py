@@ -5,7 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from llm.training.recipe import Recipe
-from pipelines.stage_config import Frozen, How, StageConfig
+from pipelines.stage_config import Frozen, How
+from pipelines.wandb_config import WandbConfig
 
 
 class OptimizerConfig(Frozen):
@@ -36,7 +37,7 @@ class OptimizerConfig(Frozen):
         return self
 
 
-class TrainingConfig(StageConfig):
+class TrainingConfig(WandbConfig):
     """What a stage that trains a language model is told."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -66,10 +67,6 @@ class TrainingConfig(StageConfig):
     """How often to start the workers again after one has died; -1 for ever."""
     compile: How[bool] = False
     """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
-    wandb: How[Literal["auto", "offline", "online", "disabled"]] = "auto"
-    """Weights & Biases: auto is online if WANDB_API_KEY is set or WANDB_MODE says so, else offline."""
-    wandb_project: How[str] = "manta"
-    """Project name in Weights & Biases."""
 
     @model_validator(mode="after")
     def _batch_splits_evenly(self) -> Self:

@@ -22,8 +22,8 @@ from cluster.errors import UserError
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
 from pipelines.progress import stage_progress
+from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
-from pipelines.wandb_run import WandbRun
 
 FATAL = "fatal"
 RESULT = "result"
@@ -89,7 +89,10 @@ def run_training(
     )
     failures: list[str] = []
     fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
-    with stage_progress(stage, steps, "step") as progress, WandbRun(config, stage, folder) as wandb_run:
+    with (
+        stage_progress(stage, steps, "step") as progress,
+        RunMetrics("training", config, stage, folder) as run_metrics,
+    ):
         fit.start()
         latest: dict[str, Any] = {}
         while fit.is_alive():
@@ -97,7 +100,7 @@ def run_training(
             shown_step, latest = latest.get("step", 0), ray.get(board.latest.remote())
             if latest.get("step", 0) != shown_step:
                 progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
-                wandb_run.log(latest)
+            run_metrics.log(latest)
         latest = ray.get(board.latest.remote())
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)

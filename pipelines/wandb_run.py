@@ -6,16 +6,20 @@ folder, and `wandb sync` uploads it whenever the user likes.
 
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from pipelines.training_config import TrainingConfig
+from pipelines.wandb_config import WandbConfig
+
+
+def run_name(config: WandbConfig, folder: Path) -> str:
+    """NAME-VERSION of the artifact in `folder`: what a run is called in wandb and in Prometheus."""
+    return f"{config.name}-{folder.name}"
 
 
 class WandbRun:
-    """A wandb run for the length of a `with` block, opened at the first metrics."""
+    """A wandb run, opened at the first metrics."""
 
-    def __init__(self, config: TrainingConfig, stage: str, folder: Path) -> None:
+    def __init__(self, config: WandbConfig, stage: str, folder: Path) -> None:
         self._config, self._stage, self._folder = config, stage, folder
         self._mode = _mode(config.wandb)
         self._run: Any = None
@@ -36,7 +40,7 @@ class WandbRun:
 
         run = wandb.init(
             project=self._config.wandb_project,
-            name=f"{self._config.name}-{self._folder.name}",
+            name=run_name(self._config, self._folder),
             job_type=self._stage,
             dir=self._folder,
             mode=self._mode,
@@ -48,14 +52,10 @@ class WandbRun:
         run.define_metric("*", step_metric="step")
         return run
 
-    def __enter__(self) -> "WandbRun":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def finish(self, succeeded: bool) -> None:
+        """Write what is pending and end the run."""
         if self._run is not None:
-            self._run.finish(exit_code=0 if error is None else 1)
+            self._run.finish(exit_code=0 if succeeded else 1)
 
 
 def _mode(choice: str) -> Any:

@@ -4,7 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.stage_config import Frozen, How, StageConfig
+from pipelines.stage_config import Frozen, How
+from pipelines.wandb_config import WandbConfig
 
 
 class PPOConfig(Frozen):
@@ -45,7 +46,7 @@ class KLConfig(Frozen):
     """Responses over which beta follows the target."""
 
 
-class RLHFConfig(StageConfig):
+class RLHFConfig(WandbConfig):
     """Align a chat model with a reward model: sample, score, learn, send the weights back, again."""
 
     model: How[str] = "chat"

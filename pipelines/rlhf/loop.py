@@ -41,8 +41,8 @@ class Start:
     kl: AdaptiveKL
 
 
-Record = Callable[[dict[str, Any], dict[str, float], list[Rollout], list[float]], None]
-"""(metrics, seconds of each phase, rollouts, scores) of one iteration."""
+Record = Callable[[dict[str, Any], dict[str, float], int, list[Rollout], list[float]], None]
+"""(metrics, seconds of each phase, engines that died so far, rollouts, scores) of one iteration."""
 
 
 def align(
@@ -73,7 +73,8 @@ def align(
         send_weights(actors, done)
         clock.lap("send")
 
-        record({"step": done, "beta": kl.beta, **metrics}, clock.laps, rollouts, scores)
+        values = {"step": done, "beta": kl.beta, **metrics}
+        record(values, clock.laps, actors.engines.deaths, rollouts, scores)
         kl = kl.updated(metrics["kl"], len(rollouts))
         if done % config.checkpoint_every == 0 or done == config.iterations:
             checkpoint(done, kl)

@@ -1,4 +1,6 @@
-"""What a run tells about itself: metrics, samples and times on disk, and a line on the terminal."""
+"""What a run tells about itself: metrics, samples and times on disk, a line on the terminal, and what
+`run_metrics` makes of the metrics.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from llm.alignment.rollouts import Rollout
 from llm.tokenizer.load import Tokenizer
 from llm.training.metrics_log import JsonLines, read_records
 from pipelines.progress import StageProgress
+from pipelines.run_metrics import RunMetrics
 
 SAMPLES_SHOWN = 4
 """Responses of each iteration that are written down: numbers alone do not show how a policy cheats."""
@@ -19,8 +22,16 @@ class RunLog:
     After a resume, what was written about later iterations is cut off.
     """
 
-    def __init__(self, folder: Path, iteration: int, tokenizer: Tokenizer, progress: StageProgress) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        iteration: int,
+        tokenizer: Tokenizer,
+        progress: StageProgress,
+        run_metrics: RunMetrics,
+    ) -> None:
         self._folder, self._tokenizer, self._progress = folder, tokenizer, progress
+        self._run_metrics, self._engine_deaths = run_metrics, 0
         self._metrics = JsonLines(folder / "metrics.jsonl", iteration)
         self._samples = JsonLines(folder / "samples.jsonl", iteration)
         self._timing = JsonLines(folder / "timing.jsonl", iteration)
@@ -29,13 +40,21 @@ class RunLog:
         self,
         metrics: dict[str, Any],
         seconds: dict[str, float],
+        engine_deaths: int,
         rollouts: list[Rollout],
         scores: list[float],
     ) -> None:
-        """One iteration; `metrics` has its number under "step"."""
+        """One iteration; `metrics` has its number under "step". Deaths are counted since the run was begun or
+        continued.
+        """
         step = metrics["step"]
+        phases = {f"{phase}_seconds": spent for phase, spent in seconds.items()}
+        timing = {"step": step, **phases, "engine_deaths": engine_deaths}
         self._metrics.append(metrics)
-        self._timing.append({"step": step, **seconds})
+        self._timing.append(timing)
+        self._run_metrics.log(metrics | timing)
+        self._run_metrics.count("engine_deaths", engine_deaths - self._engine_deaths)
+        self._engine_deaths = engine_deaths
         for rollout, score in list(zip(rollouts, scores, strict=True))[:SAMPLES_SHOWN]:
             self._samples.append(
                 {

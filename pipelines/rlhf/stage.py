@@ -73,14 +73,16 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     from pipelines.rlhf.actors import start_actors
     from pipelines.rlhf.loop import Start, align
     from pipelines.rlhf.run_log import RunLog
+    from pipelines.run_metrics import RunMetrics
 
     with (
         start_actors(config, cluster, model, inputs["reward_model"].path, draft.path) as (actors, state),
         stage_progress("rlhf", config.iterations, "iteration") as progress,
+        RunMetrics("rlhf", config, "rlhf", draft.path) as run_metrics,
     ):
         beta = state["beta"] if state else config.kl.beta
         start = Start(state["step"] if state else 0, AdaptiveKL(beta, config.kl.target, config.kl.horizon))
-        log = RunLog(draft.path, start.iteration, tokenizer, progress)
+        log = RunLog(draft.path, start.iteration, tokenizer, progress, run_metrics)
 
         def checkpoint(iteration: int, kl: AdaptiveKL) -> None:
             log.flush(durable=True)

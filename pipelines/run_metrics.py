@@ -1,0 +1,39 @@
+"""Where a run's metrics go besides its own files: to wandb and to Ray's Prometheus endpoint. Driver side."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.prometheus import Emitter
+from pipelines.wandb_config import WandbConfig
+from pipelines.wandb_run import WandbRun, run_name
+
+
+class RunMetrics:
+    """The metrics of one run, for the length of a `with` block; Ray must be running.
+
+    group: of `cluster.metrics`. What it does not declare goes to wandb alone.
+    """
+
+    def __init__(self, group: str, config: WandbConfig, stage: str, folder: Path) -> None:
+        self._wandb = WandbRun(config, stage, folder)
+        self._emitter = Emitter(group, {"stage": stage, "run": run_name(config, folder)})
+
+    def log(self, record: dict[str, Any]) -> None:
+        """What was measured last, with its `step`. Logging the same step again is harmless."""
+        if "step" in record:
+            self._emitter.set_declared(record)
+            self._wandb.log(record)
+
+    def count(self, name: str, amount: int) -> None:
+        """Add to a counter of the group, at the Prometheus endpoint."""
+        self._emitter.count(name, amount)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._emitter.close()
+        self._wandb.finish(succeeded=error is None)
