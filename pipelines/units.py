@@ -23,6 +23,7 @@ from typing import Any, Protocol
 from cluster.artifacts.ledger import Ledger
 from cluster.errors import UserError
 from pipelines.progress import stage_progress
+from pipelines.unit_meter import UnitMeter
 
 MAX_ATTEMPTS = 3
 
@@ -68,7 +69,8 @@ def run_units(
     errors: dict[str, str] = {}
     attempts: Counter[str] = Counter()
     passes = barren_passes = 0
-    with stage_progress(title, total=len(units)) as progress:
+    missing_at_first = {unit.id: unit.payload for unit in units if unit.id not in done}
+    with stage_progress(title, total=len(units)) as progress, UnitMeter(title, missing_at_first) as meter:
         while barren_passes < MAX_ATTEMPTS:
             missing = [unit for unit in units if unit.id not in done and attempts[unit.id] < MAX_ATTEMPTS]
             if not missing:
@@ -81,12 +83,16 @@ def run_units(
                 if status.error:
                     errors[status.unit] = status.error
                     attempts[status.unit] += MAX_ATTEMPTS if status.is_input_error else 1
+                    meter.retried(int(attempts[status.unit] < MAX_ATTEMPTS))
                 else:
+                    meter.done([status.unit])
                     finished += 1
                     progress.update(finished)
             finished_before, done = len(done), ledger.done()
             barren_passes = barren_passes + 1 if len(done) == finished_before else 0
-    failed = {unit.id: errors.get(unit.id, _NO_ERROR) for unit in units if unit.id not in done}
+            meter.done(done)
+        failed = {unit.id: errors.get(unit.id, _NO_ERROR) for unit in units if unit.id not in done}
+        meter.failed(len(failed))
     if failed:
         raise UserError(_describe(title, failed, len(units)))
     return {unit.id: done[unit.id] for unit in units}

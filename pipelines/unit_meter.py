@@ -1,0 +1,52 @@
+"""What the unit runner tells Ray's Prometheus endpoint. Driver side."""
+
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.prometheus import Emitter
+
+
+class UnitMeter:
+    """Counts units of `work` while they are being done, for the length of a `with` block.
+
+    missing: payload of each unit that is not done yet, by id.
+    """
+
+    def __init__(self, work: str, missing: Mapping[str, dict[str, Any]]) -> None:
+        self._missing = {unit: input_bytes(payload) for unit, payload in missing.items()}
+        self._finished, self._began = 0, time.monotonic()
+        self._emitter = Emitter("units", {"work": work})
+        self._emitter.set("remaining", len(self._missing))
+
+    def done(self, units: Iterable[str]) -> None:
+        """Units that are committed; those counted before, or done before this run, are ignored."""
+        new = [unit for unit in units if unit in self._missing]
+        if new:
+            self._emitter.count("done", len(new))
+            self._emitter.count("bytes", sum(self._missing.pop(unit) for unit in new))
+            self._finished += len(new)
+            self._emitter.set("per_s", self._finished / (time.monotonic() - self._began))
+            self._emitter.set("remaining", len(self._missing))
+
+    def retried(self, units: int) -> None:
+        """Attempts that failed and will be made again."""
+        self._emitter.count("retried", units)
+
+    def failed(self, units: int) -> None:
+        """Units that are given up."""
+        self._emitter.count("failed", units)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._emitter.close()
+
+
+def input_bytes(payload: dict[str, Any]) -> int:
+    """Bytes that a unit reads, as far as its plan says: of a piece, or of all its pieces."""
+    return int(sum(piece.get("bytes", 0) for piece in payload.get("pieces", [payload])))
