@@ -9,23 +9,16 @@ from pipelines.stage_config import Frozen
 API_KEY_VARIABLE = "MANTA_API_KEY"
 
 
-class ServeConfig(Frozen):
-    """Serve a model over the OpenAI API until Ctrl-C.
+class ServedModel(Frozen):
+    """What is served, and how much of it at once: all that a Serve application must be told.
 
-    Requests must carry the key in the environment variable MANTA_API_KEY if it is set; it must be set unless
-    the server listens on this machine alone.
+    Requests must carry the key in the environment variable MANTA_API_KEY.
     """
 
     root: str = "runs/default"
     """Where artifacts live: a folder on this machine."""
-    address: str | None = None
-    """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
     model: str = "aligned"
     """Model to serve: NAME or NAME/VERSION."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface."""
-    port: int = Field(8000, gt=0, lt=65536)
-    """Port to listen on."""
     replicas: int = Field(1, gt=0)
     """Copies of the model that share the requests."""
     threads: int | None = Field(None, gt=0)
@@ -38,3 +31,18 @@ class ServeConfig(Frozen):
     """Sequences that may wait beyond those; more are answered with 429."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of weights and cache."""
+
+
+class ServeConfig(ServedModel):
+    """Serve a model over the OpenAI API until Ctrl-C.
+
+    Requests must carry the key in the environment variable MANTA_API_KEY if it is set; it must be set unless
+    the server listens on this machine alone.
+    """
+
+    address: str | None = None
+    """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+    port: int = Field(8000, gt=0, lt=65536)
+    """Port to listen on."""

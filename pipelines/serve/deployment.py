@@ -1,5 +1,7 @@
 """The Ray Serve deployment: the engine and the API in one process, so that a request takes one hop."""
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +10,14 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from cluster.artifacts.manifest import Artifact
 from llm.engine.engine import Engine
 from llm.engine.loop import EngineLoop
 from llm.models.decoder import Decoder
 from llm.models.load import load_model
 from llm.tokenizer.load import load_tokenizer
 from pipelines.serve.api import build_app
+from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
 from pipelines.serve.service import Service
 
 
@@ -70,14 +74,30 @@ class ModelServer:
             raise RuntimeError("the engine's thread has ended") from self.service.engine_loop.failure
 
 
-def application(settings: ModelSettings, replicas: int) -> serve.Application:
-    """The Serve application. The engine's own bounded queue answers 429 before Serve's limits are reached."""
-    in_replica = settings.max_batch + settings.max_queued_requests
+def application(options: ServedModel, model: Artifact, threads: int) -> serve.Application:
+    """The Serve application. The engine's own bounded queue answers 429 before Serve's limits are reached.
+
+    threads: CPU threads of each replica, which are as many CPUs of its node.
+    """
+    key = os.environ.get(API_KEY_VARIABLE)
+    settings = ModelSettings(
+        path=model.path,
+        name=model.name,
+        ref=model.ref,
+        fingerprint=model.fingerprint,
+        threads=threads,
+        max_batch=options.max_batch,
+        max_seq_len=options.max_seq_len,
+        max_queued_requests=options.max_queued_requests,
+        dtype=options.dtype,
+        key_digest=hashlib.sha256(key.encode()).hexdigest() if key else None,
+    )
+    in_replica = options.max_batch + options.max_queued_requests
     deployment = serve.deployment(
         ModelServer,
         name="model",
-        num_replicas=replicas,
-        ray_actor_options={"num_cpus": settings.threads},
+        num_replicas=options.replicas,
+        ray_actor_options={"num_cpus": threads},
         max_ongoing_requests=in_replica + 64,
         max_queued_requests=in_replica,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

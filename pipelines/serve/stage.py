@@ -1,7 +1,6 @@
 """`manta serve`: start the model on Ray Serve, say how to reach it, and wait for Ctrl-C."""
 
 import contextlib
-import hashlib
 import io
 import ipaddress
 import os
@@ -16,19 +15,12 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config
 from pipelines.progress import console
-from pipelines.serve.config import API_KEY_VARIABLE, ServeConfig
+from pipelines.serve.config import API_KEY_VARIABLE, ServeConfig, ServedModel
 
 
 def resolve_inputs(config: ServeConfig, store: ArtifactStore) -> dict[str, Artifact]:
     """The model, after checking everything that can be checked before Ray starts."""
-    model = store.resolve("models", config.model)
-    shape, head = load_config(model.path)
-    if head != "lm":
-        raise UserError(f"{model.ref} is a reward model; serve a language model, such as the one it scored")
-    if config.max_seq_len and config.max_seq_len > shape.max_seq_len:
-        raise UserError(
-            f"--max-seq-len {config.max_seq_len} is beyond the {shape.max_seq_len} tokens of {model.ref}"
-        )
+    model = find_model(config, store)
     if not os.environ.get(API_KEY_VARIABLE) and not _is_loopback(config.host):
         raise UserError(
             f"--host {config.host} is reachable from other machines: set {API_KEY_VARIABLE} to a secret key, "
@@ -36,6 +28,19 @@ def resolve_inputs(config: ServeConfig, store: ArtifactStore) -> dict[str, Artif
         )
     _check_port(config.host, config.port)
     return {"model": model}
+
+
+def find_model(options: ServedModel, store: ArtifactStore) -> Artifact:
+    """The model; raises UserError if it cannot be served like this."""
+    model = store.resolve("models", options.model)
+    shape, head = load_config(model.path)
+    if head != "lm":
+        raise UserError(f"{model.ref} is a reward model; serve a language model, such as the one it scored")
+    if options.max_seq_len and options.max_seq_len > shape.max_seq_len:
+        raise UserError(
+            f"--max-seq-len {options.max_seq_len} is beyond the {shape.max_seq_len} tokens of {model.ref}"
+        )
+    return model
 
 
 def run(config: ServeConfig, cluster: Cluster) -> None:
@@ -52,7 +57,7 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
     """The URL of a running server, for the length of the block."""
     from ray import serve
 
-    from pipelines.serve.deployment import ModelSettings, application
+    from pipelines.serve.deployment import application
 
     cluster.connect()
     if serve.status().proxies:
@@ -60,22 +65,10 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
             "Ray Serve runs on this cluster already, with a port of its own: stop it with `serve shutdown`, "
             "or give --address another cluster"
         )
-    key = os.environ.get(API_KEY_VARIABLE)
-    settings = ModelSettings(
-        path=model.path,
-        name=model.name,
-        ref=model.ref,
-        fingerprint=model.fingerprint,
-        threads=config.threads or max(1, (int(cluster.cpus) - 1) // config.replicas),
-        max_batch=config.max_batch,
-        max_seq_len=config.max_seq_len,
-        max_queued_requests=config.max_queued_requests,
-        dtype=config.dtype,
-        key_digest=hashlib.sha256(key.encode()).hexdigest() if key else None,
-    )
+    threads = config.threads or max(1, (int(cluster.cpus) - 1) // config.replicas)
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
-        serve.run(application(settings, config.replicas), name="manta", route_prefix="/")
+        serve.run(application(config, model, threads), name="manta", route_prefix="/")
         yield _url(config)
     finally:
         # While it ends Ray prints, from another thread, that the controller it was asked to end has ended.
