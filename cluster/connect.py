@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.auth import enable_where_possible, ensure_token, has_token, requires_token, token_path
 from cluster.errors import UserError
+from cluster.placement import Node, Share, share
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
 _MINIMUM_CPUS = 2
@@ -68,6 +69,23 @@ class Cluster:
     def gpus(self) -> float:
         """GPUs of all nodes."""
         return self._resources().get("GPU", 0.0)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """Machines that are alive."""
+        import ray
+
+        self.connect()
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return [Node(each.get("CPU", 0.0), int(each.get("GPU", 0))) for each in resources]
+
+    def share(self, actors: int, use_gpus: bool = True) -> Share:
+        """What each of `actors` equal ones that live at once may reserve, so that Ray can place them all.
+
+        One GPU each if there are enough for all of them. An actor's device follows from that alone: see
+        `assigned_device`.
+        """
+        return share(self.nodes, actors, use_gpus)
 
     @property
     def memory_bytes(self) -> int:

@@ -19,6 +19,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
 from pipelines.progress import stage_progress
@@ -72,15 +73,16 @@ def run_training(
         UserError: a worker said that the user must mend something, or workers died too often.
     """
     cluster.connect()
-    threads = config.threads_per_worker or max(1, int(cluster.cpus) // config.workers)
+    share = cluster.share(config.workers)
+    threads = config.threads_per_worker or max(1, int(share.cpus))
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     job = TrainingJob(config, model, folder, inputs, threads, board)
     scratch = folder / "ray_train"
     trainer = _Trainer(
         worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if cluster.gpus >= config.workers else "gloo"),
-        scaling_config=_scaling(config, cluster, threads),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
+        scaling_config=_scaling(config.workers, share, threads),
         run_config=RunConfig(
             name=stage,
             storage_path=str(scratch),
@@ -142,11 +144,13 @@ def _fit(trainer: TorchTrainer, failures: list[str]) -> None:
         failures.append(f"Ray Train's controller failed: {str(error).strip().splitlines()[-1]}")
 
 
-def _scaling(config: TrainingConfig, cluster: Cluster, threads: int) -> ScalingConfig:
+def _scaling(workers: int, share: Share, threads: int) -> ScalingConfig:
     """One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many."""
-    cpus = min(float(threads), cluster.cpus / config.workers)
     return ScalingConfig(
-        num_workers=config.workers,
-        use_gpu=cluster.gpus >= config.workers,
-        resources_per_worker={"CPU": cpus, **({"GPU": 1} if cluster.gpus >= config.workers else {})},
+        num_workers=workers,
+        use_gpu=share.gpus > 0,
+        resources_per_worker={
+            "CPU": min(float(threads), share.cpus),
+            **({"GPU": share.gpus} if share.gpus else {}),
+        },
     )

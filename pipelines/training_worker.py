@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.errors import UserError
+from cluster.placement import assigned_device
 from llm.models.decoder import Decoder
 from llm.models.hugging_face import export_llama
 from llm.models.load import build, load_state, save_model
@@ -33,11 +34,9 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     """
     torch.set_num_threads(job.threads)
     try:
-        yield (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        # Ray Train has made the worker's own GPU the current one.
+        gpu = assigned_device() == "cuda"
+        yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
 

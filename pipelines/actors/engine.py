@@ -8,6 +8,7 @@ import numpy as np
 import ray
 import torch
 
+from cluster.placement import assigned_device
 from llm.engine.engine import Engine
 from llm.engine.generate import generate
 from llm.engine.request import Completion, Request
@@ -47,7 +48,7 @@ class EngineActor:
             max_batch=max_batch,
             max_seq_len=max_seq_len,
             step_tokens=max(2048, 2 * max_batch),
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=assigned_device(),
             dtype=getattr(torch, dtype),
         )
 

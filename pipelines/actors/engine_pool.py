@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from cluster.placement import Share
 from llm.engine.request import Completion, Request
 from pipelines.actors.engine import EngineActor
 from pipelines.actors.weights import PublishedWeights
@@ -23,11 +24,10 @@ MAX_DEATHS = 3
 class EnginePool:
     """`count` engines with the weights of the model in `model_path`, until `update_weights`."""
 
-    def __init__(self, count: int, model_path: Path, *, cpus: float, **engine: Any) -> None:
-        """`engine` goes to each EngineActor: max_batch, max_seq_len, threads, dtype."""
-        self._spawn = lambda: EngineActor.options(num_cpus=cpus).remote(  # type: ignore[attr-defined]
-            model_path, **engine
-        )
+    def __init__(self, count: int, model_path: Path, *, share: Share, **engine: Any) -> None:
+        """Each engine reserves `share`. `engine` goes to each: max_batch, max_seq_len, threads, dtype."""
+        reserving = EngineActor.options(num_cpus=share.cpus, num_gpus=share.gpus)  # type: ignore[attr-defined]
+        self._spawn = lambda: reserving.remote(model_path, **engine)
         self._weights: PublishedWeights | None = None
         self.actors = [self._spawn() for _ in range(count)]
         self.deaths = 0

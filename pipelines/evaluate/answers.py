@@ -38,7 +38,7 @@ def answers_of(
     with EnginePool(
         len(batches),
         model,
-        cpus=cluster.cpus / len(batches),
+        share=cluster.share(len(batches)),
         max_batch=config.max_batch,
         max_seq_len=config.max_prompt_tokens + config.max_tokens,
         threads=config.threads,

@@ -78,9 +78,9 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
             path = inputs[role].path
             answers[role] = answers_of(path, prompts, config, cluster)
             if "tokens" in inputs:
-                scoring = heldout_bits_per_byte.options(num_cpus=cluster.cpus).remote(
-                    path, inputs["tokens"].path, config.windows, config.threads
-                )
+                scoring = heldout_bits_per_byte.options(
+                    num_cpus=cluster.share(1, use_gpus=False).cpus
+                ).remote(path, inputs["tokens"].path, config.windows, config.threads)
                 bits[role] = ray.get(scoring)
             progress.update(done)
     results = {

@@ -122,11 +122,12 @@ def sample_and_rank(
 
     if not units:
         return
+    count = min(config.engines, len(units))
     with (
         EnginePool(
-            min(config.engines, len(units)),
+            count,
             model,
-            cpus=cluster.cpus / config.engines,
+            share=cluster.share(count),
             max_batch=config.max_batch,
             max_seq_len=config.max_prompt_tokens + config.max_tokens,
             threads=config.threads,

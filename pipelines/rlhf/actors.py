@@ -15,9 +15,7 @@ from pipelines.rlhf.loop import Actors
 from pipelines.rlhf.scorer import Scorer
 
 ENGINES, LEARNERS, SCORER = 0.5, 0.25, 0.25
-"""Shares of the cluster's CPUs. They only say that all fit at once: the phases take turns on the same
-cores.
-"""
+"""Parts of the CPUs. They only say that all fit at once: the phases take turns on the same cores."""
 
 
 @contextmanager
@@ -25,19 +23,23 @@ def start_actors(
     config: RLHFConfig, cluster: Cluster, policy: Path, reward_model: Path, folder: Path
 ) -> Iterator[tuple[Actors, dict[str, Any] | None]]:
     """(actors, state of the checkpoint that the learners went on from, None for a new run)."""
+    # Learners and scorer compute on CPUs; engines take a GPU each where there are enough.
+    for_learner = cluster.share(config.learners, use_gpus=False).part(LEARNERS)
+    for_scorer = cluster.share(1, use_gpus=False).part(SCORER)
+    for_engine = cluster.share(config.engines).part(ENGINES)
     learners = [
-        Learner.options(num_cpus=LEARNERS * cluster.cpus / config.learners).remote(  # type: ignore[attr-defined]
+        Learner.options(num_cpus=for_learner.cpus).remote(  # type: ignore[attr-defined]
             config, rank, policy, reward_model, folder
         )
         for rank in range(config.learners)
     ]
-    scorer = Scorer.options(num_cpus=SCORER * cluster.cpus).remote(  # type: ignore[attr-defined]
+    scorer = Scorer.options(num_cpus=for_scorer.cpus).remote(  # type: ignore[attr-defined]
         reward_model, policy, config.temperature, config.micro_batch, config.threads
     )
     engines = EnginePool(
         config.engines,
         policy,
-        cpus=ENGINES * cluster.cpus / config.engines,
+        share=for_engine,
         max_batch=config.max_batch,
         max_seq_len=config.max_prompt_tokens + config.max_tokens,
         threads=config.threads,
