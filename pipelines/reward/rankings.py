@@ -28,6 +28,10 @@ class Ranking:
         return max(map(len, self.sequences))
 
 
+FILLER = Ranking([[PAD_ID]], [IGNORE])
+"""A ranking that counts for nothing."""
+
+
 def read_rankings(preferences: Path, split: str, max_seq_len: int) -> list[Ranking]:
     """Rankings of a split in the table's order; responses that do not fit are left out of theirs.
 

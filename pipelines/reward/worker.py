@@ -1,22 +1,19 @@
 """One reward-model worker: the training loop of `llm.training.loop` over rankings."""
 
-import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from llm.alignment.reward_model import pairwise_agreement, plackett_luce_loss
-from llm.models.heads import DecoderWithScalar, last_token_scores
+from llm.models.heads import DecoderWithScalar
 from llm.models.load import build, load_state, save_model
 from llm.training.loop import TrainingRun, train
-from llm.training.loss import IGNORE
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.precision import choose_precision
-from llm.training.step import LossSum, MicroBatch
+from llm.training.step import MicroBatch
 from pipelines.reward.config import RewardConfig
-from pipelines.reward.rankings import Ranking, chosen, lengths_of, padded, read_rankings
+from pipelines.reward.rankings import chosen, padded, read_rankings
+from pipelines.reward.scores import measure, ranking_loss
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import Claim, attachments, finish, my_share, training_worker
 
@@ -83,65 +80,6 @@ def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
     model.to_empty(device=device)
     scatter_weights(model, whole.state_dict())
     return model
-
-
-def scores_of(model: DecoderWithScalar, tokens: Tensor, rankings: int) -> Tensor:
-    """Scores (rankings, K) fp32 of tokens (rankings · K, seq), at each sequence's last token.
-
-    Responses to one prompt differ much in length. So sequences of similar length share a forward pass; how
-    many passes there are depends on the number of rankings alone, for under FSDP all ranks must make equally
-    many.
-    """
-    lengths = lengths_of(tokens)
-    order = lengths.argsort(stable=True)
-    parts = order.tensor_split(max(1, rankings // 2))
-    scores = [
-        last_token_scores(model(tokens[part, : lengths[part].max()]).float(), lengths[part]) for part in parts
-    ]
-    return torch.cat(scores)[order.argsort()].view(rankings, -1)
-
-
-def ranking_loss(model: DecoderWithScalar) -> LossSum:
-    """(tokens, ranks) -> summed Plackett-Luce loss; the step divides by the number of ranked responses."""
-
-    def loss_sum(tokens: Tensor, ranks: Tensor) -> Tensor:
-        scores = scores_of(model, tokens, len(ranks))
-        return plackett_luce_loss(scores, ranks.where(ranks != IGNORE, 0), denominator=1.0)
-
-    return loss_sum
-
-
-@torch.no_grad()
-def measure(
-    model: DecoderWithScalar, rankings: list[Ranking], micro_batch: int, device: torch.device, split: str
-) -> dict[str, float]:
-    """Loss a response, pairwise accuracy and moments of the scores over `rankings`; the same on every
-    rank.
-    """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    total = torch.zeros(6, dtype=torch.float64, device=device)
-    for start in range(0, len(rankings), world * micro_batch):
-        mine = rankings[start : start + world * micro_batch][rank::world]
-        # FSDP gathers in every forward pass, so a rank that has run out of rankings still makes one.
-        ((tokens, ranks),) = padded(mine or rankings[:1], micro_batch)
-        ranks = (ranks if mine else torch.full_like(ranks, IGNORE)).to(device)
-        ranks = ranks.where(ranks != IGNORE, 0)
-        scores = scores_of(model, tokens.to(device), len(ranks))
-        loss = plackett_luce_loss(scores, ranks, denominator=1.0)
-        agreeing, pairs = pairwise_agreement(scores, ranks)
-        valid = scores[ranks > 0].double()
-        values = (loss, agreeing, pairs, (ranks > 0).sum(), valid.sum(), valid.square().sum())
-        total += torch.stack([value.double() for value in values])
-    dist.all_reduce(total)
-    loss, agreeing, pairs, responses, scores_sum, squares = total.tolist()
-    mean = scores_sum / responses
-    return {
-        f"{split}_loss": loss / responses,
-        f"{split}_accuracy": agreeing / pairs if pairs else 0.5,
-        f"{split}_pairs": pairs,
-        f"{split}_score_mean": mean,
-        f"{split}_score_std": math.sqrt(max(squares / responses - mean * mean, 0.0)),
-    }
 
 
 def write_centred(job: TrainingJob, model: DecoderWithScalar, mean: float) -> None:
