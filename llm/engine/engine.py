@@ -59,6 +59,8 @@ class Engine:
         self.sequences: dict[str, Sequence] = {}
         self.paused = False
         self.weights_version = 0
+        self.generated_tokens = 0
+        """Since the engine was made."""
 
     def add(self, request: Request) -> None:
         """Queue a request. Raises RequestError, naming the limit, if it could never run."""
@@ -181,6 +183,7 @@ class Engine:
                 sequence.finish_reason = "length"
             else:
                 sequence.append(token)
+                self.generated_tokens += 1
                 output.token_ids.append(token)
                 output.logprobs.append(logprob)
                 if sequence.params.logprobs:

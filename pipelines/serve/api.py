@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pipelines.serve import chat_completions, completions
 from pipelines.serve.errors import install_handlers, respond, unauthorised
 from pipelines.serve.protocol import ChatRequest, CompletionRequest, Model, ModelList
+from pipelines.serve.request_meter import RequestMeter
 from pipelines.serve.service import Service
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ def build_app(service: Service) -> FastAPI:
     """The API of one served model."""
     app = FastAPI(title="Manta", description="An OpenAI-compatible API for one model.", redoc_url=None)
     install_handlers(app)
+    app.add_middleware(RequestMeter, meter=service.meter)
 
     def check_key(authorization: Annotated[str | None, Header()] = None) -> None:
         if service.key_digest is None:

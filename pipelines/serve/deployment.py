@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from cluster.artifacts.manifest import Artifact
+from cluster.prometheus import Emitter
 from llm.engine.engine import Engine
 from llm.engine.loop import EngineLoop
 from llm.models.decoder import Decoder
@@ -18,6 +19,7 @@ from llm.models.load import load_model
 from llm.tokenizer.load import load_tokenizer
 from pipelines.serve.api import build_app
 from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
+from pipelines.serve.meter import Meter
 from pipelines.serve.service import Service
 
 
@@ -55,8 +57,10 @@ class ModelServer:
             device="cuda" if torch.cuda.is_available() else "cpu",
             dtype=getattr(torch, settings.dtype),
         )
+        engine_loop = EngineLoop(engine, settings.max_queued_requests)
         self.service = Service(
-            engine_loop=EngineLoop(engine, settings.max_queued_requests),
+            engine_loop=engine_loop,
+            meter=Meter(Emitter("serving", {"model": settings.name}, in_replica=True), engine_loop),
             tokenizer=load_tokenizer(settings.path),
             model_name=settings.name,
             model_ref=settings.ref,

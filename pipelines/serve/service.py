@@ -12,6 +12,7 @@ from llm.engine.request import MAX_SEED, Request, SamplingParams
 from llm.tokenizer.load import Tokenizer
 from pipelines.serve.choice import Choice, Delta
 from pipelines.serve.errors import unknown_model
+from pipelines.serve.meter import Meter
 from pipelines.serve.protocol import ChatRequest, CompletionRequest, Usage
 
 
@@ -20,6 +21,7 @@ class Service:
     """What every endpoint needs."""
 
     engine_loop: EngineLoop
+    meter: Meter
     tokenizer: Tokenizer
     model_name: str
     model_ref: str
@@ -48,12 +50,18 @@ class Call:
     prompt_tokens: int
     choices: dict[str, Choice]
     stream: Stream
+    meter: Meter
+    accepted: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
         """What is new, as it comes. Leaving early, or being cancelled, frees the engine's slots."""
+        begun = False
         async with self.stream:
             async for outputs in self.stream:
+                if not begun and any(output.token_ids for output in outputs):
+                    self.meter.first_token(time.perf_counter() - self.accepted)
+                    begun = True
                 deltas = []
                 for output in outputs:
                     choice = self.choices[output.id]
@@ -114,4 +122,6 @@ def start_call(
             strip_space=service.strip_space and isinstance(body, ChatRequest),
         )
     stream = service.engine_loop.stream(requests)
-    return Call(call_id, sum(map(len, prompts)), choices, stream)
+    prompt_tokens = sum(map(len, prompts))
+    service.meter.accepted(prompt_tokens)
+    return Call(call_id, prompt_tokens, choices, stream, service.meter)
