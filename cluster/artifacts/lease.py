@@ -1,0 +1,217 @@
+"""One writer an artifact: a lease, and a commit that only its holder can make.
+
+The lease is one small object that is changed by compare-and-swap alone:
+
+    (none) ──► held by A ──► held by A (renewed) ──► committed by A
+                   └──► held by B (A was silent for `TTL_SECONDS`, or its process is gone)
+
+Renewing writes a new content, so that a contender who sees the same content for `TTL_SECONDS` *of its own
+clock* knows that nobody lives behind it: no two clocks are ever compared. To commit is a swap from the
+holder's last content to "committed": a holder that was paused meanwhile, and whose lease was taken, finds
+another content and is refused. So of two writers one commits, whatever the timing.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from cluster.artifacts.folder import Folder
+from cluster.errors import UserError
+
+TTL_SECONDS = 30.0
+"""Silence after which a holder counts as dead."""
+RENEW_SECONDS = 5.0
+
+_POLL_SECONDS = 0.5
+
+
+class LeaseLost(UserError):
+    """Another process took the lease: what this one made must not be committed."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Proof of tenure that travels to workers: they write only while the lease is still of this tenure."""
+
+    folder: Folder
+    name: str
+    tenure: str
+
+    def is_current(self) -> bool:
+        """Whether nobody has taken the lease since."""
+        content = _read(self.folder, self.name)
+        return content is not None and json.loads(content)["tenure"] == self.tenure
+
+
+class Lease:
+    """The lease `name` in `folder`, held from `acquire` to `commit` or `release`; a thread renews it."""
+
+    def __init__(self, folder: Folder, name: str, subject: str) -> None:
+        self._folder, self._name, self._subject = folder, name, subject
+        self._content: bytes | None = None
+        self._tenure = uuid.uuid4().hex
+        self._swapping = threading.Lock()
+        self._stop = threading.Event()
+        self.token = 0
+        """Grows with every change of holder."""
+
+    @property
+    def ticket(self) -> Ticket:
+        return Ticket(self._folder, self._name, self._tenure)
+
+    def acquire(self, announce: Callable[[str], None] = lambda text: None) -> None:
+        """Take the lease; waits out a holder that may be dead, and tells `announce` so.
+
+        Raises:
+            UserError: somebody is alive behind it; the message says who.
+        """
+        while True:
+            found = _read(self._folder, self._name)
+            if found is not None and not self._is_free(found, announce):
+                continue  # it changed hands while we looked
+            self.token = (json.loads(found)["token"] if found else 0) + 1
+            content = self._state("held")
+            if self._folder.storage.swap(self._folder.key(self._name), found, content):
+                self._content = content
+                threading.Thread(target=self._renew, name=f"lease {self._subject}", daemon=True).start()
+                return
+
+    def commit(self, note: dict[str, Any]) -> None:
+        """End the tenure with success. `note` lets anyone finish what follows if this process dies now.
+
+        Raises:
+            LeaseLost: another process took over.
+        """
+        self._finish("committed", note)
+
+    def release(self) -> None:
+        """End the tenure without a result; does nothing if it has ended or was lost."""
+        if not self._stop.is_set():
+            with contextlib.suppress(LeaseLost):
+                self._finish("released", {})
+
+    def _finish(self, state: str, note: dict[str, Any]) -> None:
+        self._stop.set()
+        with self._swapping:
+            if not self._swap(self._state(state, note)):
+                holder = describe_holder(_read(self._folder, self._name))
+                raise LeaseLost(
+                    f"{self._subject}: {holder} took over while this process was silent; "
+                    "what this one made is dropped"
+                )
+
+    def _renew(self) -> None:
+        while not self._stop.wait(RENEW_SECONDS):
+            with self._swapping:
+                if self._stop.is_set():
+                    return
+                try:
+                    if not self._swap(self._state("held")):
+                        return  # lost: the commit will say so
+                except Exception:  # storage may be away for a while; the next renewal tries again
+                    continue
+
+    def _swap(self, content: bytes) -> bool:
+        if self._folder.storage.swap(self._folder.key(self._name), self._content, content):
+            self._content = content
+            return True
+        return False
+
+    def _is_free(self, found: bytes, announce: Callable[[str], None]) -> bool:
+        """True if nobody lives behind the content `found`; False if the content changed for a free one."""
+        state = json.loads(found)
+        if state["state"] != "held" or _is_gone(state["holder"]):
+            return True
+        announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
+        deadline = time.monotonic() + TTL_SECONDS
+        while time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            now = _read(self._folder, self._name)
+            if now == found:
+                continue
+            if now is None or json.loads(now)["state"] != "held":
+                return False
+            raise UserError(
+                f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it"
+            )
+        return True
+
+    def _state(self, state: str, note: dict[str, Any] | None = None) -> bytes:
+        content = {
+            "state": state,
+            "token": self.token,
+            "tenure": self._tenure,
+            "renewal": uuid.uuid4().hex,
+            "holder": _this_process(),
+            **({"note": note} if note else {}),
+        }
+        return json.dumps(content, sort_keys=True).encode()
+
+
+def committed_note(folder: Folder, name: str) -> dict[str, Any] | None:
+    """What the holder that committed last left behind for whoever comes after; None if nobody did."""
+    content = _read(folder, name)
+    state = json.loads(content) if content else {}
+    return state.get("note", {}) if state.get("state") == "committed" else None
+
+
+def describe_holder(content: bytes | None) -> str:
+    """Who holds a lease, for people."""
+    if content is None:
+        return "another process"
+    holder = json.loads(content)["holder"]
+    return f"process {holder['pid']} on {holder['host']}"
+
+
+def _read(folder: Folder, name: str) -> bytes | None:
+    try:
+        return folder.read(name)
+    except FileNotFoundError:
+        return None
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": pid,
+        "started": psutil.Process(pid).create_time(),
+    }
+
+
+def _machine() -> str:
+    """One start of one machine: process ids mean something within it."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as stream:
+            boot = stream.read().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder is a process of this machine that has ended, or this very process.
+
+    (This process: a stage that raised in a notebook leaves its lease behind. Taking it makes the old draft a
+    stranger to it, as it would any other process.)
+    """
+    if holder["machine"] != _machine():
+        return False
+    if holder["pid"] == os.getpid():
+        return True
+    try:
+        process = psutil.Process(holder["pid"])
+        is_another = abs(process.create_time() - holder["started"]) > 1.0
+        return is_another or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

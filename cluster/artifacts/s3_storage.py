@@ -1,0 +1,336 @@
+"""Storage in a bucket of S3, or of anything that speaks its protocol.
+
+Commits rest on conditional writes: `If-None-Match: *` to create, `If-Match: ETAG` to replace. A request whose
+answer was lost is sent again and then finds its own work: such a refusal counts as success if the object
+holds what we sent (all contested contents carry an identity of their own).
+
+Credentials come from the usual chain (environment, profile, instance role) on the machine that needs them,
+and are never part of this object, which travels to Ray actors.
+"""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+import pyarrow as pa
+from boto3.exceptions import S3UploadFailedError
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+from s3transfer.exceptions import RetriesExceededError
+
+from cluster.errors import UserError
+
+GIVE_UP_SECONDS = 180.0
+"""How long an outage may last. A minute is not rare; after three, a person should look."""
+
+_LONGEST_PAUSE_SECONDS = 10.0
+_DELETED_AT_ONCE = 1000
+_THREADS = 16
+_TRANSFER = TransferConfig(
+    multipart_threshold=64 * 2**20,
+    multipart_chunksize=32 * 2**20,
+    max_concurrency=4,
+    preferred_transfer_client="classic",
+)
+_TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ThrottlingException"}
+_TRANSIENT |= {"Throttling", "RequestLimitExceeded", "ConditionalRequestConflict", "OperationAborted"}
+_DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class S3Storage:
+    """Objects `prefix/KEY` of a bucket. Implements `cluster.artifacts.storage.Storage`."""
+
+    bucket: str
+    prefix: str
+    endpoint: str | None = None
+    """None: AWS itself."""
+    region: str | None = None
+
+    @classmethod
+    def from_environment(cls, bucket: str, prefix: str) -> "S3Storage":
+        """With the endpoint and the region of this process, so that actors elsewhere use the same."""
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return cls(bucket, prefix, endpoint, region)
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+    def read(self, key: str) -> bytes:
+        return self._persist(key, lambda s3: s3.get_object(**self._at(key))["Body"].read())
+
+    def write(self, key: str, data: bytes) -> None:
+        self._persist(key, lambda s3: s3.put_object(**self._at(key), Body=data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._conditional(key, data, IfNoneMatch="*")
+
+    def swap(self, key: str, expected: bytes | None, data: bytes) -> bool:
+        if expected is None:
+            return self.create(key, data)
+        try:
+            found = self._persist(key, lambda s3: _content_and_etag(s3.get_object(**self._at(key))))
+        except FileNotFoundError:
+            return False
+        return found[0] == expected and self._conditional(key, data, IfMatch=found[1])
+
+    def upload(self, path: Path, key: str) -> None:
+        """In parts if the file is large; the object appears when the last part has arrived."""
+        where = (self.bucket, self._key(key))
+        self._persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
+
+    def download(self, key: str, path: Path) -> None:
+        where = (self.bucket, self._key(key))
+        self._persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
+
+    def open(self, key: str) -> pa.NativeFile:
+        file = _file_system(self).open_input_file(f"{self.bucket}/{self._key(key)}")
+        return file
+
+    def files(self, prefix: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for page in self._pages(prefix):
+            for each in page.get("Contents", []):
+                found[self._relative(each["Key"])] = each["Size"]
+        return found
+
+    def etags(self, prefix: str) -> dict[str, tuple[int, str]]:
+        """Like `files`, with size and ETag of each object: what identifies an input that is not ours."""
+        return {
+            self._relative(each["Key"]): (each["Size"], each["ETag"].strip('"'))
+            for page in self._pages(prefix)
+            for each in page.get("Contents", [])
+        }
+
+    def folders(self, prefix: str) -> list[str]:
+        below = self._key(f"{prefix}/" if prefix else "")
+        return sorted(
+            each["Prefix"].removeprefix(below).rstrip("/")
+            for page in self._pages(prefix, Delimiter="/")
+            for each in page.get("CommonPrefixes", [])
+        )
+
+    def delete(self, keys: list[str]) -> None:
+        for start in range(0, len(keys), _DELETED_AT_ONCE):
+            objects = [{"Key": self._key(key)} for key in keys[start : start + _DELETED_AT_ONCE]]
+            request: Any = {"Bucket": self.bucket, "Delete": {"Objects": objects, "Quiet": True}}
+            self._persist(keys[start], partial(_delete, request=request))
+
+    def rename(self, prefix: str, new_prefix: str) -> None:
+        """Copies on the server's side, then deletes."""
+        keys = list(self.files(prefix))
+
+        def copy(key: str) -> None:
+            source = {"Bucket": self.bucket, "Key": self._key(key)}
+            target = self._at(f"{new_prefix}/{key.removeprefix(f'{prefix}/')}")
+            self._persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(copy, keys))
+        self.delete(keys)
+
+    def local(self, key: str) -> None:
+        return None
+
+    def _conditional(self, key: str, data: bytes, **condition: str) -> bool:
+        """Put under a condition. True if the object is now ours."""
+        attempts = 0
+
+        def put(s3: Any) -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                s3.put_object(**self._at(key), Body=data, **condition)
+            except ClientError as error:
+                if _status(error) not in (404, 412) or error.response["Error"]["Code"] == "NoSuchBucket":
+                    raise
+                sent_before = attempts > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
+                return bool(sent_before) and s3.get_object(**self._at(key))["Body"].read() == data
+            return True
+
+        return self._persist(key, put)
+
+    def _pages(self, prefix: str, **more: str) -> Iterator[Any]:
+        """Pages of a listing. Each is fetched with patience: an outage between two loses nothing."""
+        below = self._key(f"{prefix}/" if prefix else "")
+        token: dict[str, str] = {}
+        while True:
+            request: Any = {"Bucket": self.bucket, "Prefix": below, **more, **token}
+            page = self._persist(prefix, partial(_list_page, request=request))
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _persist(self, key: str, action: Callable[[Any], _Result]) -> _Result:
+        """Do `action` with a client, again after transient errors, with pauses that grow and are jittered.
+
+            pause = random(0, min(10 s, 0.1 s · 2^attempt))      ("full jitter")
+
+        Raises FileNotFoundError if the object is missing, UserError for all that a person must mend.
+        """
+        deadline, attempt = time.monotonic() + GIVE_UP_SECONDS, 0
+        while True:
+            try:
+                return action(_client(self.endpoint, self.region))
+            except (ClientError, BotoCoreError, RetriesExceededError, S3UploadFailedError, OSError) as error:
+                cause = _cause(error)
+                if not _is_transient(cause):
+                    raise self._explained(key, cause) from error
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{self.uri}/{key}: {self._where()} has not answered for {GIVE_UP_SECONDS:.0f} s "
+                        f"({_name(cause)}); run again when it does: finished work is kept"
+                    ) from error
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt)))
+            attempt += 1
+
+    def _explained(self, key: str, error: BaseException) -> BaseException:
+        """The error that says what to mend."""
+        if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+            return UserError(
+                f"{self.uri}: no credentials ({_name(error)}); set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
+            )
+        if not isinstance(error, ClientError):
+            return error
+        code = error.response["Error"]["Code"]
+        if code == "NoSuchBucket":
+            return UserError(
+                f"{self.uri}: there is no bucket {self.bucket!r} at {self._where()}; create it first"
+            )
+        if code in ("NoSuchKey", "404", "NotFound"):
+            return FileNotFoundError(f"{self.uri}/{key}")
+        if code in _DENIED or _status(error) in (401, 403):
+            return UserError(
+                f"{self.uri}: {self._where()} refuses the credentials ({code}); check key and policy"
+            )
+        return UserError(
+            f"{self.uri}/{key}: {self._where()} answers {code}: {error.response['Error'].get('Message')}"
+        )
+
+    def _where(self) -> str:
+        return self.endpoint or "AWS S3"
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(key)}
+
+    def _key(self, key: str) -> str:
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _relative(self, key: str) -> str:
+        return key.removeprefix(f"{self.prefix}/") if self.prefix else key
+
+
+_LOCK = threading.Lock()
+
+
+@cache
+def _session_client(process: int, endpoint: str | None, region: str | None) -> Any:
+    # `process` is there because a client must not be shared over a fork.
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 2},
+        connect_timeout=10,
+        read_timeout=30,
+        max_pool_connections=2 * _THREADS,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    session = boto3.Session()
+    region = region or session.region_name or "us-east-1"
+    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+
+
+def _client(endpoint: str | None, region: str | None) -> Any:
+    with _LOCK:
+        return _session_client(os.getpid(), endpoint, region)
+
+
+def _file_system(storage: S3Storage) -> Any:
+    """pyarrow's file system, with boto3's credentials: it knows fewer ways to find them itself."""
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+    client = _client(storage.endpoint, storage.region)
+    credentials = client._request_signer._credentials
+    if credentials is None:
+        raise storage._explained("", NoCredentialsError())
+    frozen = credentials.get_frozen_credentials()
+    return S3FileSystem(
+        access_key=frozen.access_key,
+        secret_key=frozen.secret_key,
+        session_token=frozen.token,
+        region=client.meta.region_name,
+        endpoint_override=storage.endpoint,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=10),
+        request_timeout=30,
+        connect_timeout=10,
+    )
+
+
+def _delete(s3: Any, request: dict[str, Any]) -> None:
+    s3.delete_objects(**request)
+
+
+def _list_page(s3: Any, request: dict[str, Any]) -> Any:
+    return s3.list_objects_v2(**request)
+
+
+def _content_and_etag(response: Any) -> tuple[bytes, str]:
+    return response["Body"].read(), response["ETag"]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What s3transfer wrapped, which knows more."""
+    if isinstance(error, RetriesExceededError):
+        return error.last_exception
+    if isinstance(error, S3UploadFailedError):
+        return error.__context__ or error
+    return error
+
+
+def _is_transient(error: BaseException) -> bool:
+    """Whether asking again can help: the server's fault or the network's, not the request's."""
+    if isinstance(error, ClientError):
+        return error.response["Error"]["Code"] in _TRANSIENT or _status(error) in (429, 500, 502, 503, 504)
+    if isinstance(error, FileNotFoundError | PermissionError | NoCredentialsError | ProfileNotFound):
+        return False
+    if isinstance(error, OSError):
+        return isinstance(error, ConnectionError | TimeoutError)
+    return _name(error) in {
+        "ConnectionClosedError",
+        "ConnectTimeoutError",
+        "EndpointConnectionError",
+        "HTTPClientError",
+        "IncompleteReadError",
+        "ProxyConnectionError",
+        "ReadTimeoutError",
+        "ResponseStreamingError",
+        "SSLError",
+        "FlexibleChecksumError",
+    }
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _name(error: BaseException) -> str:
+    return type(error).__name__
