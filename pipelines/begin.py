@@ -5,6 +5,7 @@ from typing import Any
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
+from pipelines.progress import console
 from pipelines.stage_config import StageConfig
 
 
@@ -30,4 +31,5 @@ def begin(
         inputs=inputs,
         how=config.how(),
         force=config.force,
+        announce=console.print,
     )

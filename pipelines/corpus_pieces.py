@@ -1,7 +1,7 @@
 """A text corpus cut into pieces of work: row groups of its files, planned from their footers alone."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow.parquet as pq
 
@@ -11,6 +11,7 @@ from cluster.errors import UserError
 MIN_UNIT_BYTES = 2 * 2**20
 MAX_UNIT_BYTES = 256 * 2**20
 _TARGET_UNITS = 64
+_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,11 @@ def unit_bytes(total_bytes: int) -> int:
     return min(max(total_bytes // _TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
 
 
-def corpus_pieces(corpus: Path) -> list[CorpusPiece]:
+def corpus_pieces(corpus: Artifact) -> list[CorpusPiece]:
     """The pieces of a corpus in order, each of about `unit_bytes` and at least one row group."""
-    footers = {path.name: pq.read_metadata(path) for path in sorted(corpus.glob("part-*.parquet"))}
+    names = part_files(corpus)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        footers = dict(zip(names, pool.map(lambda name: _footer(corpus, name), names), strict=True))
     groups = [
         (name, group, footer.row_group(group).total_byte_size)
         for name, footer in footers.items()
@@ -46,6 +49,16 @@ def corpus_pieces(corpus: Path) -> list[CorpusPiece]:
         else:
             pieces.append(CorpusPiece(name, group, group + 1, size))
     return pieces
+
+
+def part_files(corpus: Artifact) -> list[str]:
+    """Names of the files that hold its documents, in order."""
+    return sorted(name for name in corpus.files if name.startswith("part-"))
+
+
+def _footer(corpus: Artifact, name: str) -> pq.FileMetaData:
+    with corpus.open(name) as source:
+        return pq.read_metadata(source)
 
 
 def check_text(corpus: Artifact, needed_for: str) -> None:

@@ -1,37 +1,44 @@
 """An artifact in the making: a folder without a manifest, which a later run of the same stage continues."""
 
-import fcntl
 import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from cluster.artifacts.files import create, write_atomic
-from cluster.artifacts.ledger import Ledger
-from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, hash_files
+from cluster.artifacts.folder import FileEntry, Folder, Writing
+from cluster.artifacts.lease import Lease, Ticket
+from cluster.artifacts.ledger import LEDGER, Ledger
+from cluster.artifacts.manifest import MANIFEST, RUN, Artifact
 from cluster.artifacts.pointer import move_pointer
 from cluster.artifacts.redact import redact
-from cluster.errors import UserError
+from cluster.artifacts.workspace import Workspace
 
 _RECORDED_PACKAGES = ("manta-llm", "torch", "ray", "pyarrow", "sentencepiece")
 
 
 @dataclass
 class Draft:
-    """Write files below ``path``, then ``commit``. Nothing is visible to other stages before that."""
+    """Write files, then ``commit``. Nothing is visible to other stages before that.
 
-    path: Path
+    What belongs to the artifact is what was written through the draft, or included as written by a worker;
+    other files below the folder (checkpoints, logs, work between two steps) do not count.
+    """
+
+    folder: Folder
     manifest: dict[str, Any]
     how: dict[str, Any]
     facts: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
     started: float = field(default_factory=time.time)
     resumed: bool = False
-    _lock: int | None = None
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Tells this run of the stage from others on the same draft."""
 
     @property
     def name(self) -> str:
@@ -39,7 +46,7 @@ class Draft:
 
     @property
     def version(self) -> str:
-        return self.path.name
+        return self.folder.prefix.split("/")[-1]
 
     @property
     def fingerprint(self) -> str:
@@ -47,73 +54,105 @@ class Draft:
 
     @property
     def ref(self) -> str:
-        return f"{self.manifest['kind']}/{self.name}/{self.version}"
+        return self.folder.prefix
 
     @property
     def ledger(self) -> Ledger:
         """Committed work units of this artifact."""
-        return Ledger(self.path / "ledger")
+        return Ledger(self.folder / LEDGER)
 
-    def open(self, discard: bool = False) -> None:
-        """Become the only writer on this machine; with ``discard``, set a finished version aside.
+    @property
+    def workspace(self) -> Workspace:
+        """Where a long run writes on each machine."""
+        return Workspace(self.folder)
 
-        The finished version is deleted only after its replacement is committed.
+    @property
+    def ticket(self) -> Ticket:
+        """For workers: whether this run may still write."""
+        return self._lease.ticket
+
+    def open(self, force: bool, announce: Callable[[str], None]) -> Artifact | None:
+        """Become the only writer. The artifact if it is finished after all, unless ``force``.
+
+        With ``force`` a finished version is set aside, and deleted after its replacement is committed.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.path.with_name(f".{self.version}.lock"), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise UserError(f"{self.ref} is being made by another process; wait for it or stop it") from None
-        if discard and (self.path / MANIFEST).exists():
-            shutil.rmtree(self._replaced, ignore_errors=True)
-            os.replace(self.path, self._replaced)
-        self.resumed = self.path.exists()
-        self.path.mkdir(exist_ok=True)
+        self._lease = Lease(self._siblings, f".leases/{self.version}.json", self.ref)
+        note = self._lease.acquire(announce)
+        if note is not None:
+            self._finish_commit(note)  # of a process that died between its two last writes
+        finished = existing(self.folder)
+        if finished is not None and not force:
+            self._lease.release()
+            return finished
+        if finished is not None:
+            self._replaced.delete()
+            self.folder.storage.rename(self.folder.prefix, self._replaced.prefix)
+        self.resumed = self.folder.exists()
+        return None
 
     def note(self, **facts: Any) -> None:
         """Remember facts that differ from run to run (times, hosts) for ``run.json``."""
         self.facts.update(facts)
 
-    def commit(self, counts: dict[str, Any], exclude: tuple[str, ...] = ()) -> Artifact:
-        """Hash every file, write ``run.json``, then the manifest, then move the name's pointer.
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small file of the artifact."""
+        self.files[name] = self.folder.write(name, data)
+
+    @contextmanager
+    def writing(self) -> Iterator[Writing]:
+        """A scratch folder on this machine whose files become the artifact's when the block ends well."""
+        with self.folder.writing() as writing:
+            yield writing
+        self.files.update(writing.files)
+
+    def include(self, files: dict[str, FileEntry]) -> None:
+        """Count files that a worker has written as the artifact's."""
+        self.files.update(files)
+
+    def commit(self, counts: dict[str, Any]) -> Artifact:
+        """Write ``run.json``, then the manifest, then move the name's pointer.
 
         Args:
             counts: what is in the artifact; must be the same for the same inputs.
-            exclude: files and folders that are not part of the result (logs, checkpoints).
+
+        Raises:
+            LeaseLost: another process has taken over; nothing of this one becomes visible.
         """
-        skipped = {"ledger", RUN, MANIFEST, *exclude}
-        names = sorted(
-            str(path.relative_to(self.path))
-            for path in self.path.rglob("*")
-            if path.is_file() and path.relative_to(self.path).parts[0] not in skipped
-        )
-        partial = [name for name in names if name.endswith(".partial")]
-        for name in partial:
-            (self.path / name).unlink()
-        files = hash_files(self.path, [name for name in names if name not in partial])
-        manifest = {**self.manifest, "counts": counts, "files": files}
-        write_atomic(self.path / RUN, _pretty(self._run_facts()))
-        create(self.path / MANIFEST, _pretty(manifest))
+        manifest = {**self.manifest, "counts": counts, "files": dict(sorted(self.files.items()))}
+        self.folder.write(RUN, _pretty(self._run_facts()))
+        pending = f"manifest-{uuid.uuid4().hex}.pending"
+        self.folder.write(pending, _pretty(manifest))
+        self._lease.commit({"pending": pending})
+        self._finish_commit({"pending": pending})
         self.point_name_here()
-        shutil.rmtree(self._replaced, ignore_errors=True)
-        self.close()
-        return Artifact.read(self.path)
+        self._replaced.delete()
+        return Artifact.load(self.folder)
 
     def point_name_here(self) -> None:
         """Let the artifact's name stand for this version."""
-        move_pointer(self.path.parent, self.version)
+        move_pointer(self._siblings, self.version)
 
     def close(self) -> None:
         """Let another process continue this draft."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lease.release()
+
+    def _finish_commit(self, note: dict[str, Any]) -> None:
+        """What follows the swap that decided: whoever comes next does it if the one who decided died."""
+        try:
+            content = self.folder.read(note["pending"])
+        except FileNotFoundError:
+            return
+        self.folder.create(MANIFEST, content)
+        self.folder.delete([note["pending"]])
 
     @property
-    def _replaced(self) -> Path:
-        return self.path.with_name(f".replaced-{self.version}")
+    def _siblings(self) -> Folder:
+        """``KIND/NAME``."""
+        return Folder(self.folder.storage, self.folder.prefix.rpartition("/")[0])
+
+    @property
+    def _replaced(self) -> Folder:
+        return self._siblings / f".replaced-{self.version}"
 
     def _run_facts(self) -> dict[str, Any]:
         versions = {}
@@ -135,6 +174,14 @@ class Draft:
             "how": redact(self.how),
             **self.facts,
         }
+
+
+def existing(folder: Folder) -> Artifact | None:
+    """The artifact in ``folder`` if it is finished."""
+    try:
+        return Artifact.load(folder)
+    except FileNotFoundError:
+        return None
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

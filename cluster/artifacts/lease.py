@@ -68,8 +68,10 @@ class Lease:
     def ticket(self) -> Ticket:
         return Ticket(self._folder, self._name, self._tenure)
 
-    def acquire(self, announce: Callable[[str], None] = lambda text: None) -> None:
+    def acquire(self, announce: Callable[[str], None] = lambda text: None) -> dict[str, Any] | None:
         """Take the lease; waits out a holder that may be dead, and tells `announce` so.
+
+        Returns the note of the holder before, if it committed.
 
         Raises:
             UserError: somebody is alive behind it; the message says who.
@@ -83,7 +85,7 @@ class Lease:
             if self._folder.storage.swap(self._folder.key(self._name), found, content):
                 self._content = content
                 threading.Thread(target=self._renew, name=f"lease {self._subject}", daemon=True).start()
-                return
+                return _note(found)
 
     def commit(self, note: dict[str, Any]) -> None:
         """End the tenure with success. `note` lets anyone finish what follows if this process dies now.
@@ -157,19 +159,17 @@ class Lease:
         return json.dumps(content, sort_keys=True).encode()
 
 
-def committed_note(folder: Folder, name: str) -> dict[str, Any] | None:
-    """What the holder that committed last left behind for whoever comes after; None if nobody did."""
-    content = _read(folder, name)
-    state = json.loads(content) if content else {}
-    return state.get("note", {}) if state.get("state") == "committed" else None
-
-
 def describe_holder(content: bytes | None) -> str:
     """Who holds a lease, for people."""
     if content is None:
         return "another process"
     holder = json.loads(content)["holder"]
     return f"process {holder['pid']} on {holder['host']}"
+
+
+def _note(content: bytes | None) -> dict[str, Any] | None:
+    state = json.loads(content) if content else {}
+    return state.get("note") if state.get("state") == "committed" else None
 
 
 def _read(folder: Folder, name: str) -> bytes | None:

@@ -1,26 +1,32 @@
-"""The ledger of committed work units of an artifact in the making.
+"""The ledger of work units of an artifact in the making.
 
 One small JSON file a unit, created conditionally, so that it makes no difference how often or by how many
-actors a unit is run: the first commit counts, and every other must say the same.
+actors a unit is run: the first commit counts, and every other must say the same. Attempts are written down
+before they are made, so that a unit that takes its actor down with it is counted too.
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-from cluster.artifacts.files import create
+from cluster.artifacts.folder import Folder
+
+LEDGER = "ledger"
 
 
 class Ledger:
     """Records of finished units, by unit id. Cheap to pickle: actors commit from where they run."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
 
     def done(self) -> dict[str, dict[str, Any]]:
-        """All committed records, by unit id."""
-        paths = sorted(self.directory.glob("*.json"))
-        return {path.stem: json.loads(path.read_bytes()) for path in paths}
+        """All committed records, by unit id. One listing, then one read a record."""
+        names = [name for name in self.folder.files() if name.endswith(".json") and "/" not in name]
+        contents = self.folder.read_all(names)
+        return {
+            name.removesuffix(".json"): json.loads(content)
+            for name, content in zip(names, contents, strict=True)
+        }
 
     def commit(self, unit_id: str, record: dict[str, Any]) -> None:
         """Record that a unit is finished; committing the same record again changes nothing.
@@ -28,10 +34,22 @@ class Ledger:
         Raises:
             ValueError: another record was committed for this unit, so that the unit is not deterministic.
         """
-        path = self.directory / f"{unit_id}.json"
+        name = f"{unit_id}.json"
         data = json.dumps(record, sort_keys=True).encode()
-        if not create(path, data) and path.read_bytes() != data:
+        if not self.folder.create(name, data) and self.folder.read(name) != data:
             raise ValueError(
-                f"{path}: unit {unit_id} was already committed with another result; a unit's output must "
-                f"depend on nothing but its input"
+                f"{self.folder}/{name}: unit {unit_id} was already committed with another result; a unit's "
+                f"output must depend on nothing but its input"
             )
+
+    def attempt(self, run: str, unit_id: str, number: int) -> None:
+        """Write down that attempt `number` at a unit begins, in the run `run` of the stage."""
+        self.folder.create(f"attempts/{run}/{unit_id}.{number}", b"")
+
+    def attempts(self, run: str) -> dict[str, int]:
+        """How many attempts at each unit have begun in the run `run`."""
+        counts: dict[str, int] = {}
+        for name in (self.folder / f"attempts/{run}").files():
+            unit_id = name.rpartition(".")[0]
+            counts[unit_id] = counts.get(unit_id, 0) + 1
+        return counts

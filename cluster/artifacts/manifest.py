@@ -1,12 +1,17 @@
 """A finished artifact and its manifest: what it is, what it was made from, and what every byte should be."""
 
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts.files import sha256_file
+import pyarrow as pa
+
+from cluster.artifacts.cache import fetch
+from cluster.artifacts.folder import FileEntry, Folder, describe
+from cluster.errors import UserError
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
@@ -14,19 +19,31 @@ RUN = "run.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished, immutable folder ``KIND/NAME/VERSION`` under a root."""
+    """A finished, immutable folder ``KIND/NAME/VERSION`` under a root. Cheap to pickle."""
 
     kind: str
     name: str
     version: str
-    path: Path
-    manifest: dict[str, Any]
+    folder: Folder
+    manifest: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def read(cls, folder: Path) -> "Artifact":
-        """Read the artifact in ``folder``; its manifest must exist."""
-        manifest = json.loads((folder / MANIFEST).read_bytes())
-        return cls(manifest["kind"], manifest["name"], folder.name, folder, manifest)
+    def load(cls, folder: Folder) -> "Artifact":
+        """The artifact in ``folder``.
+
+        Raises:
+            FileNotFoundError: there is no manifest, and so no artifact.
+            UserError: the manifest is damaged.
+        """
+        content = folder.read(MANIFEST)
+        try:
+            manifest = json.loads(content)
+            return cls(manifest["kind"], manifest["name"], folder.prefix.split("/")[-1], folder, manifest)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{folder}/{MANIFEST} is damaged; delete that file and run the command that made the "
+                "artifact again: it keeps what is whole"
+            ) from None
 
     @property
     def ref(self) -> str:
@@ -42,32 +59,61 @@ class Artifact:
         return self.manifest["counts"]
 
     @property
+    def files(self) -> dict[str, FileEntry]:
+        """Every file of the artifact, by name."""
+        return self.manifest["files"]
+
+    @property
     def bytes(self) -> int:
         """Size of the files that the manifest lists."""
-        return sum(entry["bytes"] for entry in self.manifest["files"].values())
+        return sum(entry["bytes"] for entry in self.files.values())
 
     def run(self) -> dict[str, Any]:
         """What ``run.json`` says of the making: seconds, host, versions; empty if it is missing."""
-        path = self.path / RUN
-        return json.loads(path.read_bytes()) if path.exists() else {}
+        try:
+            return json.loads(self.folder.read(RUN))
+        except FileNotFoundError:
+            return {}
+
+    def fetch(self, *names: str) -> Path:
+        """A folder on this machine that has the named files of the artifact; all of them if none are named.
+
+        The artifact's own folder where the root is one. Read it, do not write to it.
+        """
+        local = self.folder.local
+        if local is not None:
+            return local
+        identity = hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
+        return fetch(self.folder, self.files, names or self.files, identity)
+
+    def open(self, name: str) -> pa.NativeFile:
+        """One file for random access, without copying all of it."""
+        return self.folder.open(name)
 
 
-def hash_files(folder: Path, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of each named file of a folder."""
-    return {n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_file(folder / n)} for n in names}
-
-
-def verify(folder: Path) -> Iterator[str]:
-    """What is wrong with a folder that has a manifest: one line a file that is missing or changed.
+def verify(artifact: Artifact) -> Iterator[str]:
+    """What is wrong with an artifact: one line a file that is missing or changed.
 
     Checkpoints inside a model have manifests of their own and are checked too.
     """
-    for manifest in [folder / MANIFEST, *sorted(folder.glob(f"checkpoints/*/{MANIFEST}"))]:
-        for name, expected in json.loads(manifest.read_bytes())["files"].items():
-            path = manifest.parent / name
-            if not path.exists():
-                yield f"{path}: missing"
-            elif path.stat().st_size != expected["bytes"]:
-                yield f"{path}: has {path.stat().st_size} bytes, the manifest says {expected['bytes']}"
-            elif sha256_file(path) != expected["sha256"]:
-                yield f"{path}: its bytes have changed (SHA-256 differs from the manifest)"
+    found = artifact.folder.files()
+    yield from _differences(artifact.folder, artifact.files, found)
+    for name in found:
+        if name.startswith("checkpoints/") and name.count("/") == 2 and name.endswith(f"/{MANIFEST}"):
+            checkpoint = name.removesuffix(f"/{MANIFEST}")
+            files = json.loads(artifact.folder.read(name))["files"]
+            yield from _differences(
+                artifact.folder, {f"{checkpoint}/{each}": entry for each, entry in files.items()}, found
+            )
+
+
+def _differences(folder: Folder, expected: dict[str, FileEntry], found: dict[str, int]) -> Iterator[str]:
+    for name, entry in expected.items():
+        if name not in found:
+            yield f"{folder}/{name}: missing"
+        elif found[name] != entry["bytes"]:
+            yield f"{folder}/{name}: has {found[name]} bytes, the manifest says {entry['bytes']}"
+        else:
+            with folder.reading(name) as path:
+                if describe(path) != entry:
+                    yield f"{folder}/{name}: its bytes have changed (SHA-256 differs from the manifest)"

@@ -121,13 +121,22 @@ class S3Storage:
             for each in page.get("Contents", [])
         }
 
+    def etag(self, key: str) -> tuple[int, str] | None:
+        """Size and ETag of one object; None if there is none."""
+        try:
+            found = self._persist(key, lambda s3: s3.head_object(**self._at(key)))
+        except FileNotFoundError:
+            return None
+        return found["ContentLength"], found["ETag"].strip('"')
+
     def folders(self, prefix: str) -> list[str]:
         below = self._key(f"{prefix}/" if prefix else "")
-        return sorted(
+        names = (
             each["Prefix"].removeprefix(below).rstrip("/")
             for page in self._pages(prefix, Delimiter="/")
             for each in page.get("CommonPrefixes", [])
         )
+        return sorted(name for name in names if not name.startswith("."))
 
     def delete(self, keys: list[str]) -> None:
         for start in range(0, len(keys), _DELETED_AT_ONCE):

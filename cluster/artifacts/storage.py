@@ -54,7 +54,7 @@ class Storage(Protocol):
         ...
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders directly in the folder `prefix`, in order."""
+        """Names of the folders directly in the folder `prefix`, in order; not those that start with a dot."""
         ...
 
     def delete(self, keys: list[str]) -> None:

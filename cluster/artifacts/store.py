@@ -4,29 +4,38 @@ An artifact exists if and only if its ``manifest.json`` does, and that is writte
 is a draft (``draft.py``), which a later run of the same stage continues.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts.draft import Draft
+from cluster.artifacts.draft import Draft, existing
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
-from cluster.artifacts.manifest import MANIFEST, Artifact
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.pointer import read_pointer
+from cluster.artifacts.storage import Storage, open_storage
 from cluster.errors import UserError
 
 KINDS = ("corpora", "tokenizers", "tokens", "models", "preferences", "evaluations")
 
+_THREADS = 16
+
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """All artifacts under one root folder, which is made absolute at once (Ray workers change directory)."""
+    """All artifacts under one root: a folder, or ``s3://bucket/prefix``."""
 
-    root: Path
+    storage: Storage
 
     def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise UserError(f"--root {root}: object storage is not supported yet; give a folder")
-        object.__setattr__(self, "root", Path(root).expanduser().absolute())
+        object.__setattr__(self, "storage", open_storage(root))
+
+    @property
+    def root(self) -> str:
+        """What the user calls it: an absolute folder, or ``s3://bucket/prefix``."""
+        return self.storage.uri
 
     def resolve(self, kind: str, reference: str) -> Artifact:
         """Find a finished artifact by NAME (its newest version) or NAME/VERSION (or the start of one).
@@ -35,11 +44,13 @@ class ArtifactStore:
             UserError: there is none; the message names what there is.
         """
         name, _, version = reference.removeprefix(f"{kind}/").partition("/")
-        folder = self.root / kind / name
         if not version:
-            version = read_pointer(folder) or ""
+            version = read_pointer(self._folder(kind, name)) or ""
             if not version:
                 raise UserError(f"no {kind}/{name} under {self.root}; {self._what_there_is(kind)}")
+        exact = existing(self._folder(kind, name, version))
+        if exact is not None:
+            return exact
         matches = [a for a in self._versions(kind, name) if a.version.startswith(version)]
         if len(matches) != 1:
             problem = "is ambiguous" if matches else "does not exist"
@@ -52,8 +63,8 @@ class ArtifactStore:
         """Finished artifacts, by kind in the order of the chain, then name, then version."""
         found: list[Artifact] = []
         for each in [kind] if kind else KINDS:
-            for folder in sorted((self.root / each).glob("*")):
-                found += self._versions(each, folder.name)
+            for name in self.storage.folders(each):
+                found += self._versions(each, name)
         return found
 
     def begin(
@@ -67,20 +78,23 @@ class ArtifactStore:
         inputs: dict[str, Artifact],
         how: dict[str, Any] | None = None,
         force: bool = False,
+        announce: Callable[[str], None] = lambda text: None,
     ) -> Artifact | Draft:
         """The finished artifact of this name and fingerprint if there is one, else a draft to fill.
 
+        Args:
+            announce: told if we wait for another process, which may be dead.
+
         Raises:
-            UserError: another process on this machine is making the same artifact, or the name is impossible.
+            UserError: another process is making the same artifact, or the name is impossible.
         """
         _check_name(name)
         identity = fingerprint(
             stage, logic_version, what, {role: a.fingerprint for role, a in inputs.items()}
         )
         version = identity[:VERSION_LENGTH]
-        folder = self.root / kind / name / version
         draft = Draft(
-            path=folder,
+            folder=self._folder(kind, name, version),
             manifest={
                 "kind": kind,
                 "name": name,
@@ -94,15 +108,21 @@ class ArtifactStore:
             },
             how=how or {},
         )
-        if (folder / MANIFEST).exists() and not force:
-            draft.point_name_here()
-            return Artifact.read(folder)
-        draft.open(discard=force)
-        return draft
+        finished = None if force else existing(draft.folder)
+        finished = finished or draft.open(force, announce)
+        if finished is None:
+            return draft
+        draft.point_name_here()
+        return finished
+
+    def _folder(self, *parts: str) -> Folder:
+        return Folder(self.storage, "/".join(parts))
 
     def _versions(self, kind: str, name: str) -> list[Artifact]:
-        manifests = sorted((self.root / kind / name).glob(f"*/{MANIFEST}"))
-        return [Artifact.read(path.parent) for path in manifests if not path.parent.name.startswith(".")]
+        folder = self._folder(kind, name)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(lambda version: existing(folder / version), folder.folders()))
+        return [artifact for artifact in found if artifact is not None]
 
     def _what_there_is(self, kind: str) -> str:
         names = sorted({f"{a.kind}/{a.name}" for a in self.artifacts(kind)})

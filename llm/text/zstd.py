@@ -4,22 +4,23 @@ zstandard's own reader takes a file that was cut short for a shorter file.
 """
 
 import io
-from pathlib import Path
 from typing import Any
 
 import zstandard
 
+from llm.text.source import Source
+
 _CHUNK = 1 << 17
 
 
-def open_zstd(path: Path) -> io.BufferedReader:
+def open_zstd(source: Source) -> io.BufferedReader:
     """Open for reading; reading raises EOFError if the file was cut. Many frames are one stream."""
-    return io.BufferedReader(_ZstdStream(path), buffer_size=1 << 20)
+    return io.BufferedReader(_ZstdStream(source), buffer_size=1 << 20)
 
 
 class _ZstdStream(io.RawIOBase):
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 closed by close()
+    def __init__(self, source: Source) -> None:
+        self._file = source.open("rb")
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._frame_began = False
         self._compressed = self._ready = b""

@@ -4,12 +4,12 @@ Equal documents have equal ids and meet in one range. The first stays: by unit, 
 order of the sources' names. So the choice depends on nothing but the input.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from cluster.artifacts.folder import Folder
 from pipelines.corpus.work_files import duplicates_file, index_file
 
 DUPLICATES = pa.schema([("unit", pa.int32()), ("row", pa.int64())])
@@ -18,7 +18,7 @@ DUPLICATES = pa.schema([("unit", pa.int32()), ("row", pa.int64())])
 class DedupWorker:
     """Runs in an actor; holds the ids of one range in memory: 28 bytes a document."""
 
-    def __init__(self, work: Path, units: int) -> None:
+    def __init__(self, work: Folder, units: int) -> None:
         self._work, self._units = work, units
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -29,20 +29,19 @@ class DedupWorker:
         is_duplicate = np.ones(len(ids), dtype=bool)
         is_duplicate[first] = False
 
-        path = duplicates_file(self._work, hash_range)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
         arrays = [pa.array(units[is_duplicate]), pa.array(rows[is_duplicate])]
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, DUPLICATES) as writer:
-            writer.write_batch(pa.record_batch(arrays, schema=DUPLICATES))
-        partial.replace(path)
+        with self._work.writing() as writing:
+            path = writing.path / duplicates_file(hash_range)
+            path.parent.mkdir()
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DUPLICATES) as writer:
+                writer.write_batch(pa.record_batch(arrays, schema=DUPLICATES))
         return {"duplicates": int(is_duplicate.sum())}
 
     def _read(self, hash_range: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids (n,) of 16 bytes, units (n,) int32, rows (n,) int64, in order of unit and row."""
         ids, units, rows = [], [], []
         for unit in range(self._units):
-            with pa.memory_map(str(index_file(self._work, f"{unit:05d}"))) as source:
+            with self._work.open(index_file(f"{unit:05d}")) as source:
                 batch = pa.ipc.open_file(source).get_batch(hash_range)
                 ids.append(_as_numpy(batch["id"]))
                 rows.append(batch["row"].to_numpy().copy())

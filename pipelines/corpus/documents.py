@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llm.text.identity import content_id, is_heldout
 from llm.text.normalise import normalise
 from llm.text.python_functions import python_functions
 from llm.text.readers import Located, ReadError, read_bytes, read_jsonl, read_parquet
+from llm.text.source import Source
 from llm.tokenizer.chat import ROLE_IDS
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.tables import Row
@@ -27,30 +27,30 @@ class Removed:
     """What the reason was decided by, e.g. the number of characters."""
 
 
-def documents(piece: dict[str, Any], config: CorpusConfig) -> Iterator[Row | Removed]:
-    """All documents of a piece, in order. Raises InputError naming file and line."""
-    path, source = Path(piece["path"]), piece["source"]
+def documents(file: Source, piece: dict[str, Any], config: CorpusConfig) -> Iterator[Row | Removed]:
+    """All documents of a piece of `file`, in order. Raises InputError naming file and line."""
+    source = piece["source"]
     try:
         if piece["format"] == "text":
-            yield _text_file(path, source, config)
+            yield _text_file(file, source, config)
         elif piece["format"] == "corpus":
-            yield from _functions(path, piece, config)
+            yield from _functions(file, piece, config)
         else:
-            for located in _records(path, piece):
+            for located in _records(file, piece):
                 make = _conversation if config.format == "conversations" else _text_record
                 yield make(located, source, config)
     except ReadError as error:
         raise InputError(str(error)) from error
 
 
-def _records(path: Path, piece: dict[str, Any]) -> Iterator[Located]:
+def _records(file: Source, piece: dict[str, Any]) -> Iterator[Located]:
     if piece["format"] == "parquet":
-        return read_parquet(path, first=piece["first"], last=piece["last"])
-    return read_jsonl(path, piece.get("start", 0), piece.get("end"))
+        return read_parquet(file, first=piece["first"], last=piece["last"])
+    return read_jsonl(file, piece.get("start", 0), piece.get("end"))
 
 
-def _text_file(path: Path, source: str, config: CorpusConfig) -> Row | Removed:
-    data = read_bytes(path)
+def _text_file(file: Source, source: str, config: CorpusConfig) -> Row | Removed:
+    data = read_bytes(file)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -114,10 +114,10 @@ def _problem(messages: Any) -> str:
     return ""
 
 
-def _functions(path: Path, piece: dict[str, Any], config: CorpusConfig) -> Iterator[Row | Removed]:
+def _functions(file: Source, piece: dict[str, Any], config: CorpusConfig) -> Iterator[Row | Removed]:
     """Functions of a text corpus; split and group are their document's, so that none straddles the split."""
     columns = ["id", "text", "source", "split"]
-    for located in read_parquet(path, columns, piece["first"], piece["last"]):
+    for located in read_parquet(file, columns, piece["first"], piece["last"]):
         document = located.record
         for pair in python_functions(document["text"]):
             messages = [

@@ -8,8 +8,9 @@ Each step is one Ray Data map whose units are committed to the ledger; a run tha
 The result is the same, byte for byte, for any number of workers.
 """
 
-import shutil
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from llm.text.source import Source
 from pipelines.begin import begin
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.dedup_worker import DedupWorker
@@ -32,12 +34,13 @@ from pipelines.corpus.inputs import (
 )
 from pipelines.corpus.read_worker import ReadWorker
 from pipelines.corpus.tables import REMOVED, concatenate
-from pipelines.corpus.work_files import WORK, removed_file
+from pipelines.corpus.work_files import WORK
 from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
 
 LOGIC_VERSION = 1
+REMOVED_FILE = "removed.parquet"
 
 RANGE_BYTES = 4 * 2**30
 """Text to a hash range: its ids then take some tens of megabytes in one actor."""
@@ -57,31 +60,40 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
     """Make corpora/NAME."""
     inputs = resolve_inputs(config, ArtifactStore(config.root))
     what = config.what()
+    files: Sequence[Source]
     if "corpus" in inputs:
-        units = plan_corpus_units(inputs["corpus"].path)
+        files, units = plan_corpus_units(inputs["corpus"])
     else:
-        files = hash_files(find_files(config))
-        what["raw"] = identity(files)
-        units = plan_units(files)
+        found = hash_files(find_files(config))
+        what["raw"] = identity(found)
+        files, units = [each.file for each in found], plan_units(found)
     started = begin(config, inputs, kind="corpora", stage="corpus", logic_version=LOGIC_VERSION, what=what)
     if isinstance(started, Artifact):
         return started
 
     cluster.connect()
-    make_parts(config, started, units, config.workers or int(cluster.cpus))
+    make_parts(config, started, files, units, config.workers or int(cluster.cpus))
     counts = finish(config, started, units)
     return started.commit(counts=counts)
 
 
-def make_parts(config: CorpusConfig, draft: Draft, units: list[Unit], workers: int) -> None:
+def make_parts(
+    config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit], workers: int
+) -> None:
     """Run the three steps."""
-    work = draft.path / WORK
+    work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
     row_group_bytes = max(unit_bytes(total_bytes) // 4, 2**18)
     pool: dict[str, Any] = {"ledger": draft.ledger, "workers": workers}
 
-    read = {"config": config, "work": work, "ranges": ranges, "row_group_bytes": row_group_bytes}
+    read = {
+        "config": config,
+        "files": files,
+        "work": work,
+        "ranges": ranges,
+        "row_group_bytes": row_group_bytes,
+    }
     run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
     by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
@@ -90,7 +102,7 @@ def make_parts(config: CorpusConfig, draft: Draft, units: list[Unit], workers: i
 
     parts = [Unit(f"write-{number:05d}", {}) for number in range(len(units))]
     write = {
-        "target": draft.path,
+        "target": draft.folder,
         "work": work,
         "ranges": ranges,
         "conversations": config.holds_conversations,
@@ -101,28 +113,30 @@ def make_parts(config: CorpusConfig, draft: Draft, units: list[Unit], workers: i
 
 def finish(config: CorpusConfig, draft: Draft, units: list[Unit]) -> dict[str, Any]:
     """Gather what was removed, count, and drop the files between the steps."""
-    work = draft.path / WORK
-    removed = draft.path / "removed.parquet"
-    if not removed.exists():
-        pieces = [
-            removed_file(work, f"{n:05d}", step) for n in range(len(units)) for step in ("read", "write")
-        ]
-        concatenate(pieces, removed, REMOVED)
-    shutil.rmtree(work, ignore_errors=True)
+    work = draft.folder / WORK
+    with draft.writing() as writing, ExitStack() as stack:
+        removed = writing.path / REMOVED_FILE
+        pieces = [name for name in work.files() if name.startswith("removed/")]
+        concatenate((stack.enter_context(work.open(name)) for name in pieces), removed, REMOVED)
+        reasons = _reasons(removed)
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
     )
     for unit, record in draft.ledger.done().items():
         if unit.startswith("write-"):
-            counts.update(record)
+            draft.include(record["files"])
+            counts.update(record["counts"])
     if counts["train_documents"] + counts["heldout_documents"] == 0:
-        raise UserError(f"no document is left: all were removed, see {removed} for the reasons")
+        raise UserError(
+            f"no document is left: all were removed, see {draft.folder}/{REMOVED_FILE} for the reasons"
+        )
+    work.delete()
     return {
         "format": "conversations" if config.holds_conversations else "text",
         "documents": counts["train_documents"] + counts["heldout_documents"],
         "bytes": counts["train_bytes"] + counts["heldout_bytes"],
         **counts,
-        "removed": _reasons(removed),
+        "removed": reasons,
     }
 
 

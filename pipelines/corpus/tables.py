@@ -1,6 +1,5 @@
 """The corpus's tables: their columns, and Parquet files whose row groups end by bytes of text."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -49,24 +48,24 @@ def text_bytes(row: Row) -> int:
     return sum(len(message["content"].encode()) for message in row["messages"])
 
 
-def iter_rows(path: Path) -> Iterator[Row]:
+def iter_rows(source: Path | pa.NativeFile) -> Iterator[Row]:
     """Rows of a Parquet file, a batch at a time."""
-    for batch in pq.ParquetFile(path).iter_batches(batch_size=1024):
+    for batch in pq.ParquetFile(source).iter_batches(batch_size=1024):
         yield from batch.to_pylist()
 
 
 class RowWriter:
-    """Writes rows as zstd Parquet; the file appears under its name when the block ends, if it has rows."""
+    """Writes rows as zstd Parquet; there is a file after the block if there were rows and no error."""
 
     def __init__(self, path: Path, table_schema: pa.Schema, row_group_bytes: int) -> None:
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
+        self._path = path
         self._schema, self._row_group_bytes = table_schema, row_group_bytes
         self._rows: list[Row] = []
         self._bytes = self.written = 0
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "RowWriter":
-        self._writer = pq.ParquetWriter(self._partial, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._path, self._schema, compression="zstd")
         return self
 
     def __exit__(
@@ -75,10 +74,8 @@ class RowWriter:
         if error_type is None:
             self._flush()
         self._writer.close()
-        if error_type is None and self.written:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink()
+        if error_type is not None or not self.written:
+            self._path.unlink()
 
     def add(self, row: Row, size: int) -> None:
         """Append a row whose text has `size` bytes."""
@@ -94,15 +91,12 @@ class RowWriter:
         self._rows, self._bytes = [], 0
 
 
-def concatenate(paths: Iterable[Path], target: Path, table_schema: pa.Schema) -> int:
-    """Write the rows of those `paths` that exist into one file, which may have none; returns their number."""
-    partial = target.with_name(target.name + ".partial")
+def concatenate(sources: Iterable[pa.NativeFile], target: Path, table_schema: pa.Schema) -> int:
+    """Write the rows of all `sources` into one file, which may have none; returns their number."""
     rows = 0
-    with pq.ParquetWriter(partial, table_schema, compression="zstd") as writer:
-        for path in paths:
-            if path.exists():
-                for batch in pq.ParquetFile(path).iter_batches():
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
-    os.replace(partial, target)
+    with pq.ParquetWriter(target, table_schema, compression="zstd") as writer:
+        for source in sources:
+            for batch in pq.ParquetFile(source).iter_batches():
+                writer.write_batch(batch)
+                rows += batch.num_rows
     return rows

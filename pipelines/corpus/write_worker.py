@@ -1,12 +1,13 @@
 """Third step: write the unit's part of the corpus, without the duplicates."""
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.corpus.tables import REMOVED, RowWriter, iter_rows, schema, text_bytes
+from cluster.artifacts.folder import Folder
+from pipelines.corpus.tables import REMOVED, Row, RowWriter, iter_rows, schema, text_bytes
 from pipelines.corpus.work_files import documents_file, duplicates_file, removed_file
 
 
@@ -14,21 +15,22 @@ class WriteWorker:
     """Runs in an actor; a unit's record counts the documents and bytes of each split."""
 
     def __init__(
-        self, target: Path, work: Path, ranges: int, conversations: bool, row_group_bytes: int
+        self, target: Folder, work: Folder, ranges: int, conversations: bool, row_group_bytes: int
     ) -> None:
         self._target, self._work, self._ranges = target, work, ranges
         self._schema, self._row_group_bytes = schema(conversations), row_group_bytes
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         unit = unit_id.removeprefix("write-")
-        documents = documents_file(self._work, unit)
         counts: Counter[str] = Counter()
         duplicates = self._duplicates(int(unit))
         with (
-            RowWriter(self._target / f"part-{unit}.parquet", self._schema, self._row_group_bytes) as kept,
-            RowWriter(removed_file(self._work, unit, "write"), REMOVED, self._row_group_bytes) as removed,
+            self._target.writing() as part,
+            self._work.writing() as work,
+            RowWriter(part.path / f"part-{unit}.parquet", self._schema, self._row_group_bytes) as kept,
+            RowWriter(work.path / removed_file(unit, "write"), REMOVED, self._row_group_bytes) as removed,
         ):
-            for number, row in enumerate(iter_rows(documents) if documents.exists() else []):
+            for number, row in enumerate(self._documents(unit)):
                 if number in duplicates:
                     gone = {"id": row["id"], "source": row["source"], "reason": "duplicate"}
                     removed.add({**gone, "score": 1.0, "kept_id": row["id"]}, size=0)
@@ -36,13 +38,21 @@ class WriteWorker:
                 size = text_bytes(row)
                 kept.add(row, size)
                 counts.update({f"{row['split']}_documents": 1, f"{row['split']}_bytes": size})
-        return dict(counts)
+        return {"files": part.files, "counts": dict(counts)}
+
+    def _documents(self, unit: str) -> Iterator[Row]:
+        """Rows of the unit; none if all were removed, for then there is no file."""
+        try:
+            with self._work.open(documents_file(unit)) as source:
+                yield from iter_rows(source)
+        except FileNotFoundError:
+            return
 
     def _duplicates(self, unit: int) -> set[int]:
         """Rows of the unit to leave out."""
         rows: set[int] = set()
         for hash_range in range(self._ranges):
-            with pa.memory_map(str(duplicates_file(self._work, hash_range))) as source:
+            with self._work.open(duplicates_file(hash_range)) as source:
                 batch = pa.ipc.open_file(source).get_batch(0)
                 rows.update(batch["row"].to_numpy()[batch["unit"].to_numpy() == unit].tolist())
         return rows

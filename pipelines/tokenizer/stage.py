@@ -1,19 +1,18 @@
 """Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one task trains on it."""
 
-import shutil
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import ray
 
-from cluster.artifacts.files import write_atomic
+from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, load_tokenizer
+from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, Tokenizer
 from llm.tokenizer.special import MIN_VOCAB_SIZE
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
 from pipelines.begin import begin
@@ -50,12 +49,10 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
 
     cluster.connect()
     corpus = inputs["corpus"]
-    units = [
-        Unit(f"sample-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus.path))
-    ]
+    units = [Unit(f"sample-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     options = {
-        "corpus": corpus.path,
-        "target": started.path / SAMPLE_FOLDER,
+        "corpus": corpus,
+        "target": started.folder / SAMPLE_FOLDER,
         "seed": config.seed,
         "fraction": min(1.0, config.sample_bytes / corpus.manifest["counts"]["train_bytes"]),
     }
@@ -71,10 +68,10 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     for record in records.values():
         sampled.update(record)
 
-    train(config, started.path)
-    shutil.rmtree(started.path / SAMPLE_FOLDER, ignore_errors=True)
-    tokenizer = load_tokenizer(started.path)
-    write_atomic(started.path / VOCABULARY_FILE, tokenizer.vocabulary().encode())
+    tokenizer = Tokenizer(train(config, started.folder))
+    started.write(MODEL_FILE, tokenizer.model)
+    started.write(VOCABULARY_FILE, tokenizer.vocabulary().encode())
+    (started.folder / SAMPLE_FOLDER).delete()
     return started.commit(
         counts={
             "vocab_size": tokenizer.vocab_size,
@@ -85,25 +82,26 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     )
 
 
-def train(config: TokenizerConfig, folder: Path) -> None:
-    """Train in one Ray task and write the model, unless a run before this one did."""
-    target = folder / MODEL_FILE
-    if target.exists():
-        return
+def train(config: TokenizerConfig, folder: Folder) -> bytes:
+    """Train in one Ray task on the sample; the model, or that of a run before this one."""
+    with contextlib.suppress(FileNotFoundError):
+        return folder.read(MODEL_FILE)
     with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
         try:
-            write_atomic(target, ray.get(_train.options(name="train tokenizer").remote(config, folder)))
+            sample = folder / SAMPLE_FOLDER
+            model: bytes = ray.get(_train.options(name="train tokenizer").remote(config, sample))
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TokenizerTrainingError):
                 raise UserError(str(error.cause)) from None
             raise
         progress.update(1)
+    return model
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def _train(config: TokenizerConfig, folder: Path) -> bytes:
+def _train(config: TokenizerConfig, sample: Folder) -> bytes:
     return train_tokenizer(
-        _sampled_texts(folder / SAMPLE_FOLDER),
+        _sampled_texts(sample),
         vocab_size=config.vocab_size,
         model_type=config.model,
         normalization=config.normalization,
@@ -111,7 +109,8 @@ def _train(config: TokenizerConfig, folder: Path) -> bytes:
     )
 
 
-def _sampled_texts(folder: Path) -> Iterator[str]:
-    for path in sorted(folder.glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            yield from batch["text"].to_pylist()
+def _sampled_texts(sample: Folder) -> Iterator[str]:
+    for name in sample.files():
+        with sample.open(name) as source:
+            for batch in pq.ParquetFile(source).iter_batches(1024):
+                yield from batch["text"].to_pylist()

@@ -2,13 +2,14 @@
 
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.manifest import Artifact
 from llm.data.shards import ShardWriter
-from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.load import MODEL_FILE, load_tokenizer
 
 SPLITS = ("train", "heldout")
 _BATCH_DOCUMENTS = 256
@@ -17,19 +18,19 @@ _BATCH_DOCUMENTS = 256
 class EncodeWorker:
     """Runs in an actor, on one thread; a unit's record lists its shards by split."""
 
-    def __init__(self, corpus: Path, tokenizer: Path, target: Path) -> None:
+    def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder) -> None:
         self._corpus, self._target = corpus, target
-        self._tokenizer = load_tokenizer(tokenizer)
+        self._tokenizer = load_tokenizer(tokenizer.fetch(MODEL_FILE))
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         unit = unit_id.removeprefix("encode-")
         tokenizer = self._tokenizer
-        source = pq.ParquetFile(self._corpus / payload["file"])
         groups = list(range(payload["first"], payload["last"]))
-        with ExitStack() as stack:
+        with self._target.writing() as writing, ExitStack() as stack:
+            source = pq.ParquetFile(stack.enter_context(self._corpus.open(payload["file"])))
             writers = {
                 split: stack.enter_context(
-                    ShardWriter(self._target, split, unit, tokenizer.vocab_size, tokenizer.eos_id)
+                    ShardWriter(writing.path, split, unit, tokenizer.vocab_size, tokenizer.eos_id)
                 )
                 for split in SPLITS
             }
@@ -38,4 +39,5 @@ class EncodeWorker:
                 arrays = tokenizer.encode_arrays(texts, threads=1)
                 for text, split, ids in zip(texts, splits, arrays, strict=True):
                     writers[split].add(ids, text_bytes=len(text.encode()))
-        return {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
+        shards = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
+        return {"files": writing.files, "shards": shards}

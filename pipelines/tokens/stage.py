@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from cluster.artifacts.files import write_atomic
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.data.shards import SHARDS_FILE, Shard, shards_json
-from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.load import MODEL_FILE, load_tokenizer
 from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.tokens.config import TokensConfig
@@ -33,24 +32,27 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
         return started
 
     cluster.connect()
-    corpus, tokenizer = inputs["corpus"].path, inputs["tokenizer"].path
+    corpus, tokenizer = inputs["corpus"], inputs["tokenizer"]
     units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     records = run_units(
         units,
         EncodeWorker,
-        {"corpus": corpus, "tokenizer": tokenizer, "target": started.path},
+        {"corpus": corpus, "tokenizer": tokenizer, "target": started.folder},
         ledger=started.ledger,
         title=f"{config.name}: encode",
         workers=config.workers or int(cluster.cpus),
     )
     splits = {
-        split: [Shard(**shard) for record in records.values() for shard in record[split]] for split in SPLITS
+        split: [Shard(**shard) for record in records.values() for shard in record["shards"][split]]
+        for split in SPLITS
     }
     if not splits["train"]:
         raise UserError(f"{inputs['corpus'].ref} has no document in its training split")
-    encoder = load_tokenizer(tokenizer)
+    for record in records.values():
+        started.include(record["files"])
+    encoder = load_tokenizer(tokenizer.fetch(MODEL_FILE))
     content = shards_json(encoder.vocab_size, encoder.fingerprint, encoder.eos_id, splits)
-    write_atomic(started.path / SHARDS_FILE, content)
+    started.write(SHARDS_FILE, content)
     return started.commit(counts=_count(encoder.vocab_size, splits))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.artifacts import lease as lease_module
 from cluster.artifacts.folder import Folder
-from cluster.artifacts.lease import Lease, LeaseLost, committed_note
+from cluster.artifacts.lease import Lease, LeaseLost
 from cluster.artifacts.storage import open_storage
 from cluster.errors import UserError
 
@@ -61,7 +61,7 @@ def test_a_living_holder_is_named(folder: Folder, other_process, monkeypatch: py
     assert "waiting to see whether it is alive" in announced[0]
     answer, _ = other_process.communicate("commit\n", timeout=20)
     assert answer == "committed\n"
-    assert committed_note(folder, "a.json") == {"by": "the first"}
+    assert Lease(folder, "a.json", "corpora/a").acquire() == {"by": "the first"}
 
 
 def test_a_killed_holder_is_followed_at_once(folder: Folder, other_process) -> None:
@@ -87,7 +87,7 @@ def test_a_holder_paused_until_its_lease_was_taken_cannot_commit(
     assert answer.startswith("LeaseLost")
     assert f"process {os.getpid()}" in answer
     lease.commit({"by": "the second"})
-    assert committed_note(folder, "a.json") == {"by": "the second"}
+    assert Lease(folder, "a.json", "corpora/a").acquire() == {"by": "the second"}
 
 
 def test_a_ticket_is_void_once_the_lease_is_taken(folder: Folder) -> None:

@@ -1,0 +1,57 @@
+"""A file of a storage that opens like one on this machine."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, BinaryIO, cast
+
+from cluster.artifacts.storage import Storage
+
+_BUFFER_BYTES = 8 * 2**20
+"""Read at a time: object storage answers a large request almost as fast as a small one."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """Opens for reading bytes, seekable. Cheap to pickle."""
+
+    storage: Storage
+    key: str
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        raw: Any = self.storage.open(self.key)
+        return cast(BinaryIO, io.BufferedReader(_RawFile(raw), _BUFFER_BYTES))
+
+    def __str__(self) -> str:
+        return f"{self.storage.uri}/{self.key}"
+
+
+class _RawFile(io.RawIOBase):
+    """pyarrow's file in the shape that `io` wants."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,0 +1,76 @@
+"""Raw inputs in a bucket: an object, what a prefix holds, or what a glob matches. One listing an argument."""
+
+import glob
+import re
+from urllib.parse import urlsplit
+
+from cluster.artifacts.remote_file import RemoteFile
+from cluster.artifacts.s3_storage import S3Storage
+from cluster.errors import UserError
+from llm.text.readers import format_of
+
+Found = tuple[RemoteFile, str, int, str]
+"""File, source, bytes, identity of the content."""
+
+
+def find_in_bucket(argument: str, is_one_of_many: bool) -> list[Found]:
+    """Every object that `s3://bucket/key`, a prefix or a glob stands for. Raises UserError if there is none."""
+    parts = urlsplit(argument, allow_fragments=False)
+    pattern = parts.path.strip("/") + (f"?{parts.query}" if parts.query else "")
+    if not parts.netloc:
+        raise UserError(f"--paths {argument}: no bucket; write s3://BUCKET/PREFIX")
+    storage = S3Storage.from_environment(parts.netloc, "")
+    if glob.has_magic(pattern):
+        root = _fixed_part(pattern)
+        matches = _glob_regex(pattern)
+        chosen = {key: each for key, each in storage.etags(root).items() if matches.fullmatch(key)}
+    else:
+        root, chosen = pattern, {}
+        single = storage.etag(pattern)
+        if single is not None:
+            root, chosen = pattern.rpartition("/")[0], {pattern: single}
+        else:
+            inside = storage.etags(pattern)
+            chosen = {key: each for key, each in inside.items() if _is_readable(key, pattern, storage)}
+            if is_one_of_many:  # folders may hold files of one name
+                root = pattern.rpartition("/")[0]
+    if not chosen:
+        raise UserError(f"--paths {argument}: no such object or prefix, and no match for the glob")
+    start = len(root) + 1 if root else 0
+    return [
+        (RemoteFile(storage, key), key[start:], size, f"{etag}/{size}")
+        for key, (size, etag) in chosen.items()
+        if not key.endswith("/")
+    ]
+
+
+def _is_readable(key: str, folder: str, storage: S3Storage) -> bool:
+    is_hidden = any(part.startswith(".") for part in key.removeprefix(f"{folder}/").split("/"))
+    return format_of(RemoteFile(storage, key)) is not None and not is_hidden
+
+
+def _fixed_part(pattern: str) -> str:
+    """The folders before the first wildcard."""
+    fixed = []
+    for part in pattern.split("/")[:-1]:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return "/".join(fixed)
+
+
+def _glob_regex(pattern: str) -> re.Pattern[str]:
+    """`*` and `?` stay within a folder, `**/` crosses any number of them, `[...]` is one character."""
+    regex = ""
+    for part in re.split(r"(\*\*/|\*|\?|\[[^\]]+\])", pattern):
+        if part == "**/":
+            regex += "(?:.*/)?"
+        elif part == "*":
+            regex += "[^/]*"
+        elif part == "?":
+            regex += "[^/]"
+        elif part.startswith("[") and part.endswith("]"):
+            regex += "[^" + part[2:] if part[1] in "!^" else part
+        else:
+            regex += re.escape(part)
+    return re.compile(regex)
