@@ -43,20 +43,38 @@ def load_prompts(
 ) -> list[Prompt]:
     """Up to `limit` prompts of `split` that are at most `max_tokens` long, ordered by a hash of seed and id.
 
-    A larger limit continues the same list. The assistant's own last message is left out.
+    A larger limit continues the same list. The assistant's own last message is left out. What is asked in
+    several conversations is asked once, and a held-out prompt that the training split has too is left out:
+    whoever learned from that split has seen an answer to it.
+
+    Raises:
+        UserError: there is no such prompt.
     """
     columns = ["id", "group", "messages", "split"]
     table = pq.read_table(sorted(corpus.glob("part-*.parquet")), columns=columns)
+    asked: set[bytes] = set()
+    if split == "heldout":
+        learned = table.filter(pc.equal(table["split"], "train"))["messages"]
+        asked.update(_question_key(_question(messages)) for messages in learned.to_pylist())
     rows = table.filter(pc.equal(table["split"], split)).to_pylist()
     rows.sort(key=lambda row: _stable_hash(seed, row["id"]))
     prompts: list[Prompt] = []
     for row in rows:
-        messages = row["messages"][:-1] if row["messages"][-1]["role"] == "assistant" else row["messages"]
-        if not messages or len(prompts) == limit:
+        messages = _question(row["messages"])
+        key = _question_key(messages)
+        if not messages or key in asked or len(prompts) == limit:
             continue
+        asked.add(key)
         token_ids = encode_prompt(tokenizer, messages)
         if len(token_ids) <= max_tokens:
             prompts.append(Prompt(row["id"], row["group"], messages, token_ids))
+    if not prompts:
+        side = {"train": "training", "heldout": "held-out"}[split]
+        raise UserError(
+            f"{corpus} has no {side} prompt of {max_tokens} tokens or less; raise --max-prompt-tokens"
+            if rows
+            else f"{corpus} has no {side} conversation; make it with another --heldout-fraction"
+        )
     return prompts
 
 
@@ -65,10 +83,14 @@ def sample_seed(seed: int, prompt_id: str, sample: int) -> int:
     return int.from_bytes(_stable_hash(seed, prompt_id, sample)[:8], "big") >> 1
 
 
-def is_heldout(seed: int, key: str, fraction: float) -> bool:
-    """Whether `key` falls into the held-out `fraction` under `seed`."""
-    # Not the hash that orders prompts: the first ones would then all be held out.
-    return int.from_bytes(_stable_hash("heldout", seed, key)[:8], "big") < fraction * 2**64
+def _question(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The conversation without the assistant's own last message."""
+    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
+
+
+def _question_key(messages: list[dict[str, str]]) -> bytes:
+    """Equal for equal questions, whatever was answered."""
+    return _stable_hash(*(part for message in messages for part in (message["role"], message["content"])))
 
 
 def _stable_hash(*parts: object) -> bytes:

@@ -20,7 +20,7 @@ class RunMetrics:
         self._emitter = Emitter(group, {"stage": stage, "run": run_name(config, folder)})
 
     def log(self, record: dict[str, Any]) -> None:
-        """What was measured last, with its `step`. Logging the same step again is harmless."""
+        """What was measured at a `step`. Logging it again is harmless."""
         if "step" in record:
             self._emitter.set_declared(record)
             self._wandb.log(record)

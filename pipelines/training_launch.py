@@ -22,7 +22,7 @@ from cluster.errors import UserError
 from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
-from pipelines.progress import stage_progress
+from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
 
@@ -99,17 +99,24 @@ def run_training(
         latest: dict[str, Any] = {}
         while fit.is_alive():
             fit.join(_POLL_SECONDS)
-            shown_step, latest = latest.get("step", 0), ray.get(board.latest.remote())
-            if latest.get("step", 0) != shown_step:
-                progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
-            run_metrics.log(latest)
-        latest = ray.get(board.latest.remote())
+            _follow(board, latest, progress, run_metrics)
+        _follow(board, latest, progress, run_metrics)
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)
     if RESULT not in latest:
         raise UserError(f"{stage}: {latest.get(FATAL) or ' '.join(failures) or 'the workers left no result'}")
     counts: dict[str, Any] = latest[RESULT]
     return counts
+
+
+def _follow(board: Any, latest: dict[str, Any], progress: StageProgress, run_metrics: RunMetrics) -> None:
+    """Log each record that was posted meanwhile, and show and keep the latest value of every field."""
+    records: list[dict[str, Any]] = ray.get(board.take.remote())
+    for record in records:
+        run_metrics.log(record)
+        latest.update(record)
+    if any("step" in record for record in records):
+        progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
 
 
 class _Trainer(TorchTrainer):

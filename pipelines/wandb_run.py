@@ -24,14 +24,19 @@ class WandbRun:
         self._mode = _mode(config.wandb)
         self._run: Any = None
         self._logged_step = 0
+        self._logged_fields: set[str] = set()
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Log the metrics of a step unless that step is logged already."""
-        if self._mode == "disabled" or metrics["step"] <= self._logged_step:
+        """Log the metrics of a step unless they are logged already: a run that was set back repeats steps."""
+        if self._mode == "disabled" or metrics["step"] < self._logged_step:
             return
+        if metrics["step"] > self._logged_step:
+            self._logged_step, self._logged_fields = metrics["step"], set[str]()
+        if metrics.keys() <= self._logged_fields:
+            return
+        self._logged_fields |= metrics.keys()
         if self._run is None:
             self._run = self._open()
-        self._logged_step = metrics["step"]
         self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
 
     def _open(self) -> Any:

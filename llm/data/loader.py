@@ -1,10 +1,9 @@
-"""Batches of the global token stream, and a state of three entries from which it goes on exactly.
+"""Batches of the global token stream, and the state by which a checkpoint knows which stream it is of.
 
 Guarantees:
-  - `batch(start, count)` is a pure function of the shards, the order's parameters, `start` and `count`.
-  - Ranks of any world size cut the same global batch: joined in rank order, their rows are that batch.
-  - `samples_consumed` counts what training has taken, not what was read ahead; resuming any number of times
-    yields the stream that an uninterrupted run would have yielded.
+  - `batch(start, count)` is a pure function of the shards, the order's parameters, `start` and `count`. So
+    ranks of any number that read neighbouring parts read the same global batch, and nothing but the number of
+    samples taken says where a stream goes on.
 Forbids: going on with other data or another order than the state was made with.
 """
 
@@ -21,7 +20,6 @@ class TokenLoader:
 
     def __init__(self, shards: TokenShards, order: Order):
         self.shards, self.order = shards, order
-        self.samples_consumed = 0
 
     def batch(self, start: int, count: int) -> np.ndarray:
         """(count, seq_len) int64: global samples start … start + count - 1."""
@@ -31,32 +29,16 @@ class TokenLoader:
             rows[row] = self.shards.read(k, at, self.order.seq_len)
         return rows
 
-    def rank_batch(self, global_batch: int, rank: int, world_size: int) -> np.ndarray:
-        """This rank's rows of the next global batch: (global_batch // world_size, seq_len) int64.
-
-        Cut them into micro-batches as memory asks; then `advance(global_batch)` on every rank.
-        """
-        rows, remainder = divmod(global_batch, world_size)
-        if remainder:
-            raise ValueError(
-                f"a global batch of {global_batch} samples does not divide by {world_size} ranks"
-            )
-        return self.batch(self.samples_consumed + rank * rows, rows)
-
-    def advance(self, samples: int) -> None:
-        """Count `samples` as consumed, once the optimizer has taken its step on them."""
-        self.samples_consumed += samples
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain JSON types."""
+    def state(self, samples_consumed: int) -> dict[str, Any]:
+        """What a checkpoint keeps once training has taken so many samples: plain JSON types."""
         return {
             "fingerprint": self._fingerprint(),
             "seed": self.order.seed,
-            "samples_consumed": self.samples_consumed,
+            "samples_consumed": samples_consumed,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken. Raises ValueError, naming the difference, if the data is another."""
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Raises ValueError, naming the difference, if `state` is of another stream than this one."""
         saved = {**state["fingerprint"], "seed": state["seed"]}
         current = {**self._fingerprint(), "seed": self.order.seed}
         changed = [
@@ -69,7 +51,6 @@ class TokenLoader:
                 f"the checkpoint's token stream cannot go on with this data: {'; '.join(changed)}; "
                 f"resume with the tokens, seq_len and seed it was trained with"
             )
-        self.samples_consumed = state["samples_consumed"]
 
     def _fingerprint(self) -> dict[str, Any]:
         """Small facts beside the hash, so that a refusal can say what changed."""

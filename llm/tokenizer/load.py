@@ -71,12 +71,11 @@ class Tokenizer:
             return self._encode_around_space_symbols(text)
         return self._processor.encode(text)
 
-    def encode_batch(self, texts: Sequence[str], threads: int = 1) -> list[list[int]]:
-        """`encode` of each text. `threads` > 1 uses SentencePiece's own pool."""
-        return [ids.tolist() for ids in self.encode_arrays(texts, threads)]
-
     def encode_arrays(self, texts: Sequence[str], threads: int = 1) -> list[np.ndarray]:
-        """`encode` of each text as int32 arrays: no Python object per token."""
+        """`encode` of each text as int32 arrays: no Python object per token.
+
+        threads: of SentencePiece's own pool.
+        """
         arrays = self._processor.encode(list(texts), out_type="numpy", num_threads=threads)
         if self._is_lossless:
             for row, text in enumerate(texts):
@@ -93,10 +92,6 @@ class Tokenizer:
         """UTF-8 bytes of the ids. One id may be a part of a character: join before decoding."""
         text = b"".join(map(self._piece_bytes.__getitem__, ids))
         return text.replace(SPACE_SYMBOL.encode(), b" ") if self._spells_spaces else text
-
-    def piece_bytes(self) -> list[bytes]:
-        """What each id adds to the text, by id; special ids add b""."""
-        return list(self._piece_bytes)
 
     def vocabulary(self) -> str:
         """One line a piece, tab, its score: `tokenizer.vocab` as SentencePiece writes it, layout escaped."""

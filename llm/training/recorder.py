@@ -71,7 +71,9 @@ class Recorder:
             self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._metrics.flush(durable)
         self._timing.flush()
-        self._watcher(self._latest | speed)
+        if self._latest:
+            self._watcher(self._latest | speed)
+            self._latest = {}
 
     def checkpointed(self, step: int, seconds: float) -> None:
         """Take how long the checkpoint after `step` held up training."""

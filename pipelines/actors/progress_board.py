@@ -1,4 +1,4 @@
-"""Where worker processes post their latest numbers and the driver reads them.
+"""Where worker processes post what they measure and the driver takes it from.
 
 Ray Train delivers ``ray.train.report`` at its own slow pace and makes every worker wait; this does neither.
 """
@@ -10,15 +10,16 @@ import ray
 
 @ray.remote(num_cpus=0)
 class ProgressBoard:
-    """The latest value of each posted field; posts are fire-and-forget."""
+    """Records in the order in which they were posted, until they are taken. Posts are fire-and-forget."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, Any] = {}
+        self._posted: list[dict[str, Any]] = []
 
-    def post(self, fields: dict[str, Any]) -> None:
-        """Merge ``fields`` into the latest values."""
-        self._latest.update(fields)
+    def post(self, record: dict[str, Any]) -> None:
+        """Add a record."""
+        self._posted.append(record)
 
-    def latest(self) -> dict[str, Any]:
-        """Everything posted so far, newest value a field."""
-        return dict(self._latest)
+    def take(self) -> list[dict[str, Any]]:
+        """Every record since the last call, each once."""
+        taken, self._posted = self._posted, []
+        return taken

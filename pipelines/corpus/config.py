@@ -40,7 +40,7 @@ class CorpusConfig(StageConfig):
     """Sizes of functions that python-functions takes."""
     heldout_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of documents (of whole groups of conversations) kept out of training, by a hash of their id."""
-    split_seed: int = 0
+    split_seed: int = Field(0, ge=0)
     """Another seed holds out other documents."""
     workers: How[int | None] = Field(None, gt=0)
     """Actors that work at a time; by default one per CPU of the cluster."""

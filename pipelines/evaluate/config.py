@@ -6,18 +6,18 @@ from pipelines.stage_config import How, StageConfig
 
 
 class EvaluateConfig(StageConfig):
-    """Measure a model on held-out data: bits per byte of text, and what a *simulated* reviewer says of its
-    answers.
+    """Measure a model on held-out data: bits per byte of text (--tokens), what a *simulated* reviewer says of
+    its answers (--corpus), or both.
 
     With a baseline, both models answer the same prompts with the same seeds, and the win rate is counted.
     """
 
     model: How[str] = "aligned"
-    """Chat model to measure: NAME or NAME/VERSION."""
+    """Language model to measure: NAME or NAME/VERSION. To answer prompts it should be a chat model."""
     baseline: How[str | None] = None
-    """Chat model to compare it with."""
-    corpus: How[str] = "chat"
-    """Conversation corpus whose held-out split gives the prompts."""
+    """Model to compare it with."""
+    corpus: How[str | None] = None
+    """Conversation corpus whose held-out split gives the prompts; left out, none are answered."""
     tokens: How[str | None] = None
     """Tokens whose held-out split gives bits per byte; left out, there are none."""
     windows: int = Field(default=256, gt=0)
@@ -30,7 +30,7 @@ class EvaluateConfig(StageConfig):
     """Tokens after which a response is cut off."""
     temperature: float = Field(default=0.8, ge=0)
     """Of the sampling; 0 takes the likeliest token."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Decides prompts and samples. Another seed than in training shows that the result is no accident of
     one.
     """
@@ -38,5 +38,5 @@ class EvaluateConfig(StageConfig):
     """Processes that generate, for one model after the other."""
     max_batch: How[int] = Field(default=128, gt=0)
     """Responses that one engine generates at a time."""
-    threads: How[int] = Field(default=2, gt=0)
-    """Threads of each engine."""
+    threads: How[int | None] = Field(default=None, gt=0)
+    """CPU threads of each engine; by default an equal share of the cluster's CPUs."""

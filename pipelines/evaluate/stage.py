@@ -1,39 +1,42 @@
 """Evaluation as a stage: models/… (against models/…) + held-out data → evaluations/…"""
 
 import json
+from typing import Any
 
 from cluster.artifacts.files import write_atomic
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.models.load import load_config
 from llm.tokenizer.load import load_tokenizer
 from pipelines.begin import begin
+from pipelines.check_model import check_context, check_head
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
-from pipelines.prompts import check_conversations, load_prompts
-from pipelines.sampling import check_context
+from pipelines.prompts import Prompt, check_conversations, load_prompts
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Artifact]:
     """Models, conversations and tokens. Raises UserError if one is missing or they do not fit together."""
-    inputs = {
-        "model": store.resolve("models", config.model),
-        "corpus": store.resolve("corpora", config.corpus),
-    }
-    check_conversations(inputs["corpus"])
+    if config.corpus is None and config.tokens is None:
+        raise UserError(
+            "nothing to measure: --tokens NAME gives bits per byte of text, --corpus NAME prompts to answer"
+        )
+    models = {"model": store.resolve("models", config.model)}
     if config.baseline is not None:
-        inputs["baseline"] = store.resolve("models", config.baseline)
-    for role in ("model", "baseline"):
-        if role in inputs:
-            check_context(inputs[role], config.max_prompt_tokens + config.max_tokens)
-            if load_config(inputs[role].path)[1] != "lm":
-                raise UserError(f"--{role} {inputs[role].ref} is no language model")
-    tokenizers = {role: (inputs[role].path / TOKENIZER).read_bytes() for role in inputs if role != "corpus"}
+        models["baseline"] = store.resolve("models", config.baseline)
+    for role, model in models.items():
+        check_head(role, model, "lm")
+    inputs = dict(models)
+    if config.corpus is not None:
+        inputs["corpus"] = store.resolve("corpora", config.corpus)
+        check_conversations(inputs["corpus"])
+        for model in models.values():
+            check_context(model, config.max_prompt_tokens + config.max_tokens)
+    tokenizers = {role: (model.path / TOKENIZER).read_bytes() for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
         tokenizer = store.resolve("tokenizers", inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
@@ -50,18 +53,7 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     draft = begin(config, inputs, kind="evaluations", stage="evaluate", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
-    prompts = load_prompts(
-        inputs["corpus"].path,
-        load_tokenizer(inputs["model"].path),
-        split="heldout",
-        seed=config.seed,
-        limit=config.prompts,
-        max_tokens=config.max_prompt_tokens,
-    )
-    if not prompts:
-        raise UserError(
-            f"{inputs['corpus'].ref} has no held-out prompt of {config.max_prompt_tokens} tokens or less"
-        )
+    prompts = load_heldout_prompts(config, inputs) if "corpus" in inputs else []
 
     # torch and Ray take seconds to import, and there was nothing to do until here.
     import ray
@@ -76,21 +68,35 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     with stage_progress("evaluate", len(roles), "model") as progress:
         for done, role in enumerate(roles, start=1):
             path = inputs[role].path
-            answers[role] = answers_of(path, prompts, config, cluster)
+            if "corpus" in inputs:
+                answers[role] = answers_of(path, prompts, config, cluster)
             if "tokens" in inputs:
-                scoring = heldout_bits_per_byte.options(
-                    num_cpus=cluster.share(1, use_gpus=False).cpus
-                ).remote(path, inputs["tokens"].path, config.windows, config.threads)
+                cpus = cluster.share(1, use_gpus=False).cpus
+                scoring = heldout_bits_per_byte.options(num_cpus=cpus).remote(
+                    path, inputs["tokens"].path, config.windows, config.threads or max(1, int(cpus))
+                )
                 bits[role] = ray.get(scoring)
             progress.update(done)
-    results = {
+    results: dict[str, Any] = {
         "models": {role: inputs[role].ref for role in roles},
-        "prompts": len(prompts),
         "bits_per_byte": bits.get("model"),
         "baseline_bits_per_byte": bits.get("baseline"),
-        **summarise(answers),
     }
-    lines = [json.dumps(record) + "\n" for record in side_by_side(prompts, answers)]
-    write_atomic(draft.path / "samples.jsonl", "".join(lines).encode())
+    if answers:
+        results |= {"prompts": len(prompts), **summarise(answers)}
+        lines = [json.dumps(record) + "\n" for record in side_by_side(prompts, answers)]
+        write_atomic(draft.path / "samples.jsonl", "".join(lines).encode())
     write_atomic(draft.path / "results.json", json.dumps(results, indent=2).encode() + b"\n")
     return draft.commit(counts=results)
+
+
+def load_heldout_prompts(config: EvaluateConfig, inputs: dict[str, Artifact]) -> list[Prompt]:
+    """The prompts that all models answer. Raises UserError if there is none."""
+    return load_prompts(
+        inputs["corpus"].path,
+        load_tokenizer(inputs["model"].path),
+        split="heldout",
+        seed=config.seed,
+        limit=config.prompts,
+        max_tokens=config.max_prompt_tokens,
+    )

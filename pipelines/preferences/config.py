@@ -31,12 +31,12 @@ class PreferencesConfig(StageConfig):
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the simulated reviewer's mistakes, in grades (which are between 0 and 1)."""
     heldout_fraction: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the prompts kept from the reward model to test it on."""
-    seed: int = 0
+    """Share of the prompts' groups (source files, say) kept from the reward model to test it on."""
+    seed: int = Field(default=0, ge=0)
     """Decides prompts, responses, noise and the split."""
     engines: How[int] = Field(default=1, gt=0)
     """Processes that generate."""
     max_batch: How[int] = Field(default=128, gt=0)
     """Responses that one engine generates at a time."""
-    threads: How[int] = Field(default=2, gt=0)
-    """Threads of each engine."""
+    threads: How[int | None] = Field(default=None, gt=0)
+    """CPU threads of each engine; by default an equal share of the cluster's CPUs."""

@@ -1,13 +1,14 @@
 """Preferences: sample K responses to each prompt, rank them, write one table.
 
-Work units of `UNIT_PROMPTS` prompts go to engine actors; a finished unit is a file and a line in the ledger,
-so a run that was killed samples only what is missing. Every response has its own seed: units, engines and
-restarts do not change what comes out.
+Batches of `BATCH_PROMPTS` prompts go to engine actors, which are large and few where the unit runner has a
+worker a CPU. A finished batch is a file and a line in the ledger, so a run that was killed samples only
+what is missing. Every response has its own seed: batches, engines and restarts do not change what comes out.
 """
 
 import hashlib
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,25 @@ from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
+from cluster.errors import UserError
 from llm.engine.request import Completion, Request
+from llm.text.identity import is_heldout
 from llm.tokenizer.load import Tokenizer, load_tokenizer
 from pipelines.begin import begin
+from pipelines.check_model import check_context, check_head
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.table import write_rows
 from pipelines.progress import stage_progress
-from pipelines.prompts import Prompt, check_conversations, is_heldout, load_prompts, sample_seed
-from pipelines.sampling import chat_request, check_context
+from pipelines.prompts import Prompt, Split, check_conversations, load_prompts, sample_seed
+from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import rank_responses
 
-LOGIC_VERSION = 1
-UNIT_PROMPTS = 64
+LOGIC_VERSION = 2
+BATCH_PROMPTS = 64
 
 
 @dataclass(frozen=True)
-class Unit:
+class PromptBatch:
     """Some prompts and all requests for them; its id names both the ledger's record and the file."""
 
     id: str
@@ -46,6 +50,7 @@ def resolve_inputs(config: PreferencesConfig, store: ArtifactStore) -> dict[str,
     corpus = store.resolve("corpora", config.corpus)
     check_conversations(corpus)
     model = store.resolve("models", config.model)
+    check_head("model", model, "lm")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     return {"model": model, "corpus": corpus}
 
@@ -59,17 +64,17 @@ def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
     draft = started
 
     tokenizer = load_tokenizer(inputs["model"].path)
-    units = plan_units(config, inputs["corpus"].path, tokenizer)
-    missing = [unit for unit in units if not is_done(draft, unit)]
-    sample_and_rank(config, cluster, draft, inputs["model"].path, tokenizer, missing, len(units))
-    rows = [row for unit in units for row in pq.read_table(unit_file(draft, unit)).to_pylist()]
+    batches = plan_batches(config, inputs["corpus"].path, tokenizer)
+    missing = [batch for batch in batches if not is_done(draft, batch)]
+    sample_and_rank(config, cluster, draft, inputs["model"].path, tokenizer, missing, len(batches))
+    rows = [row for batch in batches for row in pq.read_table(batch_file(draft, batch)).to_pylist()]
     write_rows(draft.path / "preferences.parquet", rows)
-    shutil.rmtree(draft.path / "units")
+    shutil.rmtree(draft.path / "batches")
     return draft.commit(counts=count(rows))
 
 
-def plan_units(config: PreferencesConfig, corpus: Path, tokenizer: Tokenizer) -> list[Unit]:
-    """The prompts in their order, cut into units."""
+def plan_batches(config: PreferencesConfig, corpus: Path, tokenizer: Tokenizer) -> list[PromptBatch]:
+    """The prompts in their order, cut into batches."""
     prompts = load_prompts(
         corpus,
         tokenizer,
@@ -78,9 +83,10 @@ def plan_units(config: PreferencesConfig, corpus: Path, tokenizer: Tokenizer) ->
         limit=config.prompts,
         max_tokens=config.max_prompt_tokens,
     )
-    units = []
-    for start in range(0, len(prompts), UNIT_PROMPTS):
-        some = prompts[start : start + UNIT_PROMPTS]
+    check_split(config, prompts)
+    batches = []
+    for start in range(0, len(prompts), BATCH_PROMPTS):
+        some = prompts[start : start + BATCH_PROMPTS]
         requests = [
             chat_request(
                 prompt,
@@ -92,20 +98,38 @@ def plan_units(config: PreferencesConfig, corpus: Path, tokenizer: Tokenizer) ->
             for prompt in some
             for sample in range(config.responses)
         ]
-        units.append(
-            Unit(hashlib.sha256(repr([p.id for p in some]).encode()).hexdigest()[:16], some, requests)
+        batches.append(
+            PromptBatch(hashlib.sha256(repr([p.id for p in some]).encode()).hexdigest()[:16], some, requests)
         )
-    return units
+    return batches
 
 
-def is_done(draft: Draft, unit: Unit) -> bool:
-    """Whether the unit was finished by this run or one before it."""
-    return unit.id in draft.ledger.done() and unit_file(draft, unit).exists()
+def split_of(config: PreferencesConfig, prompt: Prompt) -> Split:
+    """On which side of the reward model's test the prompt's ranking is: where all of its group are."""
+    # Under a key of its own: the corpus has held out the groups whose bare hash is small.
+    key = f"preferences/{prompt.group}"
+    return "heldout" if is_heldout(key, config.seed, config.heldout_fraction) else "train"
 
 
-def unit_file(draft: Draft, unit: Unit) -> Path:
-    """Rows of one unit until all are there."""
-    return draft.path / "units" / f"{unit.id}.parquet"
+def check_split(config: PreferencesConfig, prompts: Sequence[Prompt]) -> None:
+    """Raise UserError if no ranking would be left to learn from, or none to test on."""
+    splits = {split_of(config, prompt) for prompt in prompts}
+    if len(splits) < 2:
+        groups = len({prompt.group for prompt in prompts})
+        raise UserError(
+            f"--heldout-fraction {config.heldout_fraction}: all {len(prompts)} prompts, of {groups} groups, "
+            f"would be {splits.pop()}; raise --prompts, or choose another fraction or --seed"
+        )
+
+
+def is_done(draft: Draft, batch: PromptBatch) -> bool:
+    """Whether the batch was finished by this run or one before it."""
+    return batch.id in draft.ledger.done() and batch_file(draft, batch).exists()
+
+
+def batch_file(draft: Draft, batch: PromptBatch) -> Path:
+    """Rows of one batch until all are there."""
+    return draft.path / "batches" / f"{batch.id}.parquet"
 
 
 def sample_and_rank(
@@ -114,15 +138,15 @@ def sample_and_rank(
     draft: Draft,
     model: Path,
     tokenizer: Tokenizer,
-    units: list[Unit],
+    batches: list[PromptBatch],
     total: int,
 ) -> None:
-    """Run `units` on the engines, rank each unit's responses as it comes back, and commit it."""
+    """Run `batches` on the engines, rank each one's responses as it comes back, and commit it."""
     from pipelines.actors.engine_pool import EnginePool
 
-    if not units:
+    if not batches:
         return
-    count = min(config.engines, len(units))
+    count = min(config.engines, len(batches))
     with (
         EnginePool(
             count,
@@ -132,24 +156,24 @@ def sample_and_rank(
             max_seq_len=config.max_prompt_tokens + config.max_tokens,
             threads=config.threads,
         ) as engines,
-        stage_progress("preferences", total, unit="unit") as progress,
+        stage_progress("preferences", total, unit="batch") as progress,
     ):
-        done = total - len(units)
-        for index, completions in engines.generate([unit.requests for unit in units]):
-            unit = units[index]
-            rows = rank_unit(config, unit, completions, tokenizer)
-            write_rows(unit_file(draft, unit), rows)
-            draft.ledger.commit(unit.id, {"prompts": len(rows)})
+        done = total - len(batches)
+        for index, completions in engines.generate([batch.requests for batch in batches]):
+            batch = batches[index]
+            rows = rank_batch(config, batch, completions, tokenizer)
+            write_rows(batch_file(draft, batch), rows)
+            draft.ledger.commit(batch.id, {"prompts": len(rows)})
             done += 1
-            progress.update(done, responses=done * UNIT_PROMPTS * config.responses)
+            progress.update(done, responses=done * BATCH_PROMPTS * config.responses)
 
 
-def rank_unit(
-    config: PreferencesConfig, unit: Unit, completions: list[Completion], tokenizer: Tokenizer
+def rank_batch(
+    config: PreferencesConfig, batch: PromptBatch, completions: list[Completion], tokenizer: Tokenizer
 ) -> list[dict[str, Any]]:
-    """Rows of the table for one unit."""
+    """Rows of the table for one batch."""
     rows = []
-    for index, prompt in enumerate(unit.prompts):
+    for index, prompt in enumerate(batch.prompts):
         own = completions[index * config.responses : (index + 1) * config.responses]
         texts = [tokenizer.decode(each.response_ids) for each in own]
         ranks = rank_responses(
@@ -170,9 +194,7 @@ def rank_unit(
                 ],
                 "ranks": ranks,
                 "reviewer": config.reviewer,
-                "split": "heldout"
-                if is_heldout(config.seed, prompt.id, config.heldout_fraction)
-                else "train",
+                "split": split_of(config, prompt),
             }
         )
     return rows

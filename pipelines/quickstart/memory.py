@@ -1,12 +1,16 @@
-"""The most memory that a run held at once, over all its processes."""
+"""The most memory that each stage held at once, over all its processes."""
 
+import json
 import threading
+from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from cluster.artifacts.files import write_atomic
 from cluster.connect import Cluster
 
+PEAKS = "peak_memory.json"
 _INTERVAL_SECONDS = 5.0
 _RAY_PROCESSES = ("raylet", "gcs_server", "ray::", "ray/dashboard", "ray/_private")
 
@@ -19,7 +23,7 @@ class PeakMemory:
     """
 
     def __init__(self, cluster: Cluster) -> None:
-        self.bytes = 0
+        self._bytes = 0
         self._cluster = cluster
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, name="peak-memory", daemon=True)
@@ -34,11 +38,18 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
 
+    def take(self) -> int:
+        """The peak in bytes since the last call, the present included."""
+        self._sample()
+        peak, self._bytes = self._bytes, 0
+        return peak
+
     def _sample_until_stopped(self) -> None:
         while not self._stop.wait(_INTERVAL_SECONDS):
-            self.bytes = max(
-                self.bytes, sum(_proportional_set_size(process) for process in self._processes())
-            )
+            self._sample()
+
+    def _sample(self) -> None:
+        self._bytes = max(self._bytes, sum(_proportional_set_size(process) for process in self._processes()))
 
     def _processes(self) -> list[psutil.Process]:
         ours = psutil.Process()
@@ -47,6 +58,26 @@ class PeakMemory:
             return below
         known = {process.pid for process in below}
         return below + [p for p in psutil.process_iter() if p.pid not in known and _is_ray(p)]
+
+
+class StagePeaks:
+    """The peak of every stage by the artifact that it made, in a file below the root.
+
+    Kept as stages end, so that a run that goes on after an interruption knows of those before it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._file = root / PEAKS
+        self._bytes: dict[str, int] = json.loads(self._file.read_bytes()) if self._file.exists() else {}
+
+    def keep(self, artifact: str, peak: int) -> None:
+        """Write down the peak, in bytes, of the stage that made `artifact`."""
+        self._bytes[artifact] = peak
+        write_atomic(self._file, json.dumps(self._bytes, indent=2).encode() + b"\n")
+
+    def highest(self, artifacts: list[str]) -> int:
+        """The highest of these artifacts' peaks, in bytes; 0 if none was measured."""
+        return max((self._bytes.get(artifact, 0) for artifact in artifacts), default=0)
 
 
 def _is_ray(process: psutil.Process) -> bool:

@@ -1,6 +1,7 @@
 """The quickstart's report: the numbers as JSON, and a page with charts and samples."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import jinja2
 from cluster.artifacts.files import write_atomic
 from cluster.artifacts.manifest import Artifact
 from pipelines.inspect.format import format_bytes, format_seconds
+from pipelines.invocation import invocation
 from pipelines.quickstart.chain import ALIGNED, CHAT, Step
 from pipelines.quickstart.charts import Bar, Series, bar_chart, line_chart
 from pipelines.stage_config import Frozen
@@ -45,6 +47,7 @@ class Report(Frozen):
     seconds: dict[str, float]
     """By stage, without the start of Ray; of the last run where a stage was interrupted."""
     peak_memory_bytes: int
+    """The highest that any stage had; of the last run where a stage was interrupted."""
     artifacts: list[str]
 
 
@@ -176,13 +179,14 @@ def _side(label: str, answer: dict[str, Any]) -> dict[str, str]:
 
 
 def _next_steps(root: Path) -> list[tuple[str, str]]:
+    manta, option = invocation(), f"--root {shlex.quote(str(root))}"
     return [
-        (f"manta serve --root {root} --model {ALIGNED}", "serve the aligned model with the OpenAI API"),
-        ("manta chat", "talk to it, in a second terminal"),
-        (f"manta ls --root {root}", "all artifacts, with size and time"),
-        (f"manta show models/{ALIGNED} --root {root}", "what it was made from, back to the text"),
-        (f"manta verify --root {root}", "check every byte against the manifests"),
-        ("manta corpus --paths YOUR/FILES --name mine", "begin with your own data"),
+        (f"{manta} serve {option} --model {ALIGNED}", "serve the aligned model with the OpenAI API"),
+        (f"{manta} chat", "talk to it, in a second terminal"),
+        (f"{manta} ls {option}", "all artifacts, with size and time"),
+        (f"{manta} show models/{ALIGNED} {option}", "what it was made from, back to the text"),
+        (f"{manta} verify {option}", "check every byte against the manifests"),
+        (f"{manta} corpus --paths YOUR/FILES --name mine", "begin with your own data"),
     ]
 
 

@@ -1,6 +1,7 @@
 """The quickstart: every stage in a row on one Ray cluster, then a report."""
 
 import importlib
+import shlex
 import time
 from pathlib import Path
 
@@ -8,11 +9,12 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from pipelines.inspect.format import format_bytes, format_seconds
+from pipelines.invocation import invocation
 from pipelines.outcome import made_since, outcome
 from pipelines.progress import console
 from pipelines.quickstart.chain import ALIGNED, Step, chain
 from pipelines.quickstart.config import QuickstartConfig
-from pipelines.quickstart.memory import PeakMemory
+from pipelines.quickstart.memory import PeakMemory, StagePeaks
 from pipelines.quickstart.report import Report, collect, read_report, write_report
 
 
@@ -27,27 +29,31 @@ def run(config: QuickstartConfig, cluster: Cluster) -> Report:
     """Make everything that is not there yet, write the report, print it."""
     started = time.time()
     steps = chain(config)
-    root = Path(config.root).absolute()
+    root = ArtifactStore(config.root).root
+    peaks = StagePeaks(root)
     artifacts: list[Artifact] = []
     with PeakMemory(cluster) as memory:
         for number, step in enumerate(steps, 1):
-            artifacts.append(_run_step(step, f"[{number}/{len(steps)}]", cluster))
-    previous = read_report(root)
+            artifacts.append(_run_step(step, f"[{number}/{len(steps)}]", cluster, memory, peaks))
+    refs = [artifact.ref for artifact in artifacts]
+    report = read_report(root)
     made_something = any(made_since(artifact, started) for artifact in artifacts)
-    if previous is not None and not made_something:
-        report = previous
-    else:
-        report = collect(steps, artifacts, peak_memory_bytes=max(memory.bytes, _peak(previous, artifacts)))
+    # A root can hold several chains (another scale, another source): the report may be on another one.
+    if report is None or made_something or report.artifacts != refs:
+        report = collect(steps, artifacts, peaks.highest(refs))
         write_report(root, report)
     _print_report(report, root, config.root)
     return report
 
 
-def _run_step(step: Step, position: str, cluster: Cluster) -> Artifact:
+def _run_step(step: Step, position: str, cluster: Cluster, memory: PeakMemory, peaks: StagePeaks) -> Artifact:
     """Run one stage and say what it made, or that it was made before."""
     began = time.time()
+    memory.take()
     console.print(f"[bold]{position} {step.title}[/bold] (`manta {step.stage}`)")
     artifact: Artifact = _stage(step).run(step.config, cluster)
+    if made_since(artifact, began):
+        peaks.keep(artifact.ref, memory.take())
     console.print(f"      {outcome(artifact, began)}")
     return artifact
 
@@ -56,17 +62,11 @@ def _stage(step: Step):  # type: ignore[no-untyped-def]  # a module
     return importlib.import_module(f"pipelines.{step.stage}.stage")
 
 
-def _peak(previous: Report | None, artifacts: list[Artifact]) -> int:
-    """The peak of an earlier, interrupted run counts too, if its report is about the same artifacts."""
-    if previous is None or previous.artifacts != [artifact.ref for artifact in artifacts]:
-        return 0
-    return previous.peak_memory_bytes
-
-
 def _print_report(report: Report, root: Path, root_as_given: str) -> None:
     bits, parse, finetuned = report.heldout_bits_per_byte, report.parse_rate, report.parse_rate_finetuned
     win = report.win_rate
     total = sum(report.seconds.values())
+    manta, root_option = invocation(), f"--root {shlex.quote(root_as_given)}"
     lines = [
         "",
         "[bold]From text to an aligned model[/bold]",
@@ -78,8 +78,8 @@ def _print_report(report: Report, root: Path, root_as_given: str) -> None:
         f"  peak memory              {format_bytes(report.peak_memory_bytes)}",
         "",
         f"  report   {root / 'report.html'}",
-        f"  serve    manta serve --root {root_as_given} --model {ALIGNED}",
-        f"  look     manta show models/{ALIGNED} --root {root_as_given}",
+        f"  serve    {manta} serve {root_option} --model {ALIGNED}",
+        f"  look     {manta} show models/{ALIGNED} {root_option}",
     ]
     for line in lines:
         console.print(line)

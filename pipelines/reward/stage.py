@@ -6,6 +6,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config, save_config
 from pipelines.begin import begin
+from pipelines.check_model import check_head
 from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
 from pipelines.reward.config import RewardConfig
 
@@ -16,8 +17,7 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
     """The chat model and the rankings. Raises UserError if one is missing or they do not belong together."""
     model = store.resolve("models", config.model)
     preferences = store.resolve("preferences", config.preferences)
-    if load_config(model.path)[1] != "lm":
-        raise UserError(f"--model {config.model}: {model.ref} is no language model")
+    check_head("model", model, "lm")
     sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
     if (sampled_from.path / TOKENIZER).read_bytes() != (model.path / TOKENIZER).read_bytes():
         raise UserError(

@@ -13,11 +13,11 @@ from llm.models.load import load_config
 from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
 from pipelines.begin import begin
+from pipelines.check_model import check_context, check_head
 from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
 from pipelines.progress import stage_progress
 from pipelines.prompts import check_conversations, load_prompts
 from pipelines.rlhf.config import RLHFConfig
-from pipelines.sampling import check_context
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,10 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
     reward_model = store.resolve("models", config.reward_model)
     corpus = store.resolve("corpora", config.corpus)
     check_conversations(corpus)
+    check_head("model", model, "lm")
+    check_head("reward-model", reward_model, "scalar")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     check_context(reward_model, config.max_prompt_tokens + config.max_tokens)
-    for artifact, head in ((model, "lm"), (reward_model, "scalar")):
-        if load_config(artifact.path)[1] != head:
-            raise UserError(f"{artifact.ref} is no {'language' if head == 'lm' else 'reward'} model")
     if (model.path / TOKENIZER).read_bytes() != (reward_model.path / TOKENIZER).read_bytes():
         raise UserError(
             f"{model.ref} and {reward_model.ref} have different tokenizers; "

@@ -11,13 +11,16 @@ from ray.serve import Application
 
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
+from cluster.placement import Share
 from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
 from pipelines.serve.deployment import application
 from pipelines.serve.stage import find_model
 
 
 def build(args: ServedModel) -> Application:
-    """The application that serves `args.model`. `args.threads` must be said: there is no cluster to divide.
+    """The application that serves `args.model`.
+
+    There is no cluster to divide: `args.threads` must be said, and replicas have GPUs if `args.gpus` says so.
 
     Raises:
         UserError: no such model, one that cannot be served, no threads, or no key in MANTA_API_KEY. Whoever
@@ -29,4 +32,5 @@ def build(args: ServedModel) -> Application:
         raise UserError(
             f"{API_KEY_VARIABLE} is not set on the node that builds the application: set it on all"
         )
-    return application(args, find_model(args, ArtifactStore(args.root)), args.threads)
+    share = Share(args.threads, args.gpus or 0)
+    return application(args, find_model(args, ArtifactStore(args.root)), share)

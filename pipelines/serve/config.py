@@ -23,6 +23,8 @@ class ServedModel(Frozen):
     """Copies of the model that share the requests."""
     threads: int | None = Field(None, gt=0)
     """CPU threads of each replica; by default an equal share of the cluster's CPUs, less one for HTTP."""
+    gpus: Literal[0, 1] | None = None
+    """GPUs of each replica; by default one if the cluster has one for every replica."""
     max_batch: int = Field(32, gt=0)
     """Sequences that one replica generates at once."""
     max_seq_len: int | None = Field(None, gt=0)

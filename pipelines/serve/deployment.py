@@ -11,6 +11,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from cluster.artifacts.manifest import Artifact
+from cluster.placement import Share, assigned_device
 from cluster.prometheus import Emitter
 from llm.engine.engine import Engine
 from llm.engine.loop import EngineLoop
@@ -54,7 +55,7 @@ class ModelServer:
             max_seq_len=settings.max_seq_len,
             # A step's length is the pause between the tokens of every stream: keep it short.
             step_tokens=max(512, 2 * settings.max_batch),
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=assigned_device(),
             dtype=getattr(torch, settings.dtype),
         )
         engine_loop = EngineLoop(engine, settings.max_queued_requests)
@@ -78,10 +79,10 @@ class ModelServer:
             raise RuntimeError("the engine's thread has ended") from self.service.engine_loop.failure
 
 
-def application(options: ServedModel, model: Artifact, threads: int) -> serve.Application:
+def application(options: ServedModel, model: Artifact, share: Share) -> serve.Application:
     """The Serve application. The engine's own bounded queue answers 429 before Serve's limits are reached.
 
-    threads: CPU threads of each replica, which are as many CPUs of its node.
+    share: what each replica reserves of its node; it has as many threads as CPUs.
     """
     key = os.environ.get(API_KEY_VARIABLE)
     settings = ModelSettings(
@@ -89,7 +90,7 @@ def application(options: ServedModel, model: Artifact, threads: int) -> serve.Ap
         name=model.name,
         ref=model.ref,
         fingerprint=model.fingerprint,
-        threads=threads,
+        threads=int(share.cpus),
         max_batch=options.max_batch,
         max_seq_len=options.max_seq_len,
         max_queued_requests=options.max_queued_requests,
@@ -101,7 +102,7 @@ def application(options: ServedModel, model: Artifact, threads: int) -> serve.Ap
         ModelServer,
         name="model",
         num_replicas=options.replicas,
-        ray_actor_options={"num_cpus": threads},
+        ray_actor_options={"num_cpus": share.cpus, "num_gpus": share.gpus},
         max_ongoing_requests=in_replica + 64,
         max_queued_requests=in_replica,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

@@ -7,13 +7,15 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.placement import Node, Share, room, share
 from llm.models.load import load_config
+from pipelines.invocation import invocation
 from pipelines.progress import console
 from pipelines.serve.config import API_KEY_VARIABLE, ServeConfig, ServedModel
 
@@ -65,15 +67,37 @@ def serving(config: ServeConfig, model: Artifact, cluster: Cluster) -> Iterator[
             "Ray Serve runs on this cluster already, with a port of its own: stop it with `serve shutdown`, "
             "or give --address another cluster"
         )
-    threads = config.threads or max(1, (int(cluster.cpus) - 1) // config.replicas)
+    share_of_replica = replica_share(config, cluster.nodes)
     serve.start(http_options={"host": config.host, "port": config.port})
     try:
-        serve.run(application(config, model, threads), name="manta", route_prefix="/")
+        serve.run(application(config, model, share_of_replica), name="manta", route_prefix="/")
         yield _url(config)
     finally:
         # While it ends Ray prints, from another thread, that the controller it was asked to end has ended.
         with contextlib.redirect_stdout(io.StringIO()):
             serve.shutdown()
+
+
+def replica_share(options: ServedModel, nodes: Sequence[Node]) -> Share:
+    """What each replica reserves, its CPU threads as CPUs: what was asked for, else an equal share.
+
+    Raises:
+        UserError: the nodes have no room for all replicas, for which Serve would wait for ever.
+    """
+    cpus, replicas = int(sum(node.cpus for node in nodes)), options.replicas
+    equal = share(nodes, replicas, use_gpus=options.gpus != 0)
+    threads = options.threads or max(1, min(int(equal.cpus), (cpus - 1) // replicas))
+    wanted = Share(threads, equal.gpus if options.gpus is None else options.gpus)
+    fitting = room(nodes, wanted)
+    if fitting < replicas:
+        each = f"{threads} CPUs" + (" and a GPU" if wanted.gpus else "")
+        largest = int(max(node.cpus for node in nodes))
+        raise UserError(
+            f"--replicas {replicas} of {each} each: the cluster takes {fitting} (it has {cpus} CPUs, at most "
+            f"{largest} on one node, and {sum(node.gpus for node in nodes)} GPUs); "
+            f"lower --threads{', --gpus' if wanted.gpus else ''} or --replicas"
+        )
+    return wanted
 
 
 def _url(config: ServeConfig) -> str:
@@ -93,7 +117,7 @@ def _print_greeting(config: ServeConfig, model: Artifact) -> None:
         '[{"role": "user", "content": "Hello"}]}\'',
         markup=False,
     )
-    console.print(f"  manta chat --url {url}", markup=False)
+    console.print(f"  {invocation()} chat --url {url}", markup=False)
 
 
 def _wait_for_signal() -> None:

@@ -26,7 +26,7 @@ class TokenizerConfig(StageConfig):
     """About how much text to train on; documents are chosen by a hash of their id. Training holds it in
     memory: ten bytes or so for each.
     """
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Another seed samples other documents."""
     workers: How[int | None] = Field(None, gt=0)
     """Actors that take the sample; by default one per CPU of the cluster."""

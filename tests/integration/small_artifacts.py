@@ -71,13 +71,16 @@ def make_tokens(store: ArtifactStore, tokenizer: Artifact) -> Artifact:
 
 
 def make_conversations(store: ArtifactStore) -> Artifact:
-    """corpora/small: the user says a word, the assistant says it backwards."""
+    """corpora/small: the user says two words, another two each time; the assistant says the first
+    backwards.
+    """
     draft = _begin(store, "corpora", {})
     rows = []
     for index in range(160):
-        word = WORDS[index % len(WORDS)]
+        other, first = divmod(index, len(WORDS))
+        word = WORDS[first]
         messages = [
-            {"role": "user", "content": word},
+            {"role": "user", "content": f"{word} {WORDS[other]}"},
             {"role": "assistant", "content": word[::-1] * (1 + index % 3)},
         ]
         split = "heldout" if index % 8 == 0 else "train"

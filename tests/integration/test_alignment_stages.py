@@ -56,34 +56,34 @@ class Killed(Exception):
     pass
 
 
-def test_preferences_go_on_from_their_finished_units(store, monkeypatch):
+def test_preferences_go_on_from_their_finished_batches(store, monkeypatch):
     asked = preferences_config(store)
-    rank_unit, sample_and_rank = preferences.rank_unit, preferences.sample_and_rank
+    rank_batch, sample_and_rank = preferences.rank_batch, preferences.sample_and_rank
     ranked, drafts = [], []
 
-    def die_after_the_first(config, unit, *rest):
+    def die_after_the_first(config, batch, *rest):
         if ranked:
             raise Killed
-        ranked.append(unit.id)
-        return rank_unit(config, unit, *rest)
+        ranked.append(batch.id)
+        return rank_batch(config, batch, *rest)
 
     def remember_draft(config, cluster, draft, *rest):
         drafts.append(draft)
         sample_and_rank(config, cluster, draft, *rest)
 
-    monkeypatch.setattr(preferences, "rank_unit", die_after_the_first)
+    monkeypatch.setattr(preferences, "rank_batch", die_after_the_first)
     monkeypatch.setattr(preferences, "sample_and_rank", remember_draft)
     with pytest.raises(Killed):
         preferences.run(asked, CLUSTER)
     drafts[0].close()  # As the end of the process would.
 
-    def remember_unit(config, unit, *rest):
-        ranked.append(unit.id)
-        return rank_unit(config, unit, *rest)
+    def remember_batch(config, batch, *rest):
+        ranked.append(batch.id)
+        return rank_batch(config, batch, *rest)
 
-    monkeypatch.setattr(preferences, "rank_unit", remember_unit)
+    monkeypatch.setattr(preferences, "rank_batch", remember_batch)
     artifact = preferences.run(asked, CLUSTER)
-    assert len(ranked) == len(set(ranked)) == 3, "each unit is sampled and ranked once"
+    assert len(ranked) == len(set(ranked)) == 3, "each batch is sampled and ranked once"
 
     table = pq.read_table(artifact.path / "preferences.parquet")
     assert table.schema.equals(SCHEMA)
@@ -201,15 +201,26 @@ def test_evaluation_compares_two_models_on_the_same_prompts(store):
     assert itself["win_rate"]["ties"] == 20, "the same model with the same seeds answers the same"
 
 
+def test_a_base_model_is_measured_on_text_alone(store):
+    config = EvaluateConfig(root=str(store.root), name="text", model="chat", tokens="small", threads=1)
+    artifact = evaluate.run(config, CLUSTER)
+    results = json.loads((artifact.path / "results.json").read_text())
+    assert set(results) == {"models", "bits_per_byte", "baseline_bits_per_byte"}
+    assert results["bits_per_byte"] > 1
+    assert results["baseline_bits_per_byte"] is None
+    assert not (artifact.path / "samples.jsonl").exists()
+
+
 def test_what_does_not_fit_is_said_before_anything_runs(store):
     with pytest.raises(UserError, match="trained with 64 tokens"):
         preferences.resolve_inputs(preferences_config(store, max_tokens=60), store)
-    with pytest.raises(UserError, match="no language model"):
-        evaluate.resolve_inputs(
-            EvaluateConfig(
-                root=str(store.root), model="reward", corpus="small", max_prompt_tokens=9, max_tokens=9
-            ),
-            store,
-        )
+    with pytest.raises(UserError, match=r"--model models/reward\S* is no language model but a reward model"):
+        preferences.resolve_inputs(preferences_config(store, model="reward"), store)
+    with pytest.raises(UserError, match=r"--model models/reward\S* is no language model"):
+        evaluate.resolve_inputs(EvaluateConfig(root=str(store.root), model="reward", tokens="small"), store)
+    with pytest.raises(UserError, match=r"nothing to measure: --tokens .* --corpus"):
+        evaluate.resolve_inputs(EvaluateConfig(root=str(store.root), model="chat"), store)
     with pytest.raises(UserError, match="no corpora/missing"):
         preferences.resolve_inputs(preferences_config(store, corpus="missing"), store)
+    with pytest.raises(UserError, match="no training prompt of 2 tokens or less; raise --max-prompt-tokens"):
+        preferences.run(preferences_config(store, name="none", max_prompt_tokens=2), CLUSTER)

@@ -20,6 +20,7 @@ from llm.models.load import load_model
 from llm.training.metrics_log import read_records
 from pipelines.pretrain import stage
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.wandb_run import WandbRun
 from tests.integration.small_artifacts import small_store
 
 CLUSTER = Cluster()
@@ -48,10 +49,18 @@ def local_ray():
 
 
 @pytest.fixture(scope="module")
-def undisturbed(local_ray, tmp_path_factory):
+def logged():
+    """What the driver hands to wandb during the undisturbed run, in order."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tmp_path_factory, logged):
     root = tmp_path_factory.mktemp("undisturbed")
     small_store(root)
-    return stage.run(PretrainConfig(root=str(root), **FIELDS), CLUSTER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WandbRun, "log", lambda self, metrics: logged.append(metrics))
+        return stage.run(PretrainConfig(root=str(root), **FIELDS), CLUSTER)
 
 
 def assert_same_bits(artifact, undisturbed) -> None:
@@ -131,6 +140,14 @@ def test_what_was_learned_and_what_was_written(undisturbed):
         torch.testing.assert_close(
             theirs(tokens).logits, ours(tokens)[..., : config.vocab_size], rtol=1e-3, atol=1e-4
         )
+
+
+def test_each_record_is_logged_once_and_with_its_own_step(undisturbed, logged):
+    """However seldom the driver looks: 160 steps take less time than ten of its looks."""
+    written = read_records(undisturbed.path / "metrics.jsonl")
+    losses = [(record["step"], record["loss"]) for record in logged if "loss" in record]
+    assert losses == [(record["step"], record["loss"]) for record in written if record["step"] % 5 == 0]
+    assert [r["step"] for r in logged if "heldout_bits_per_byte" in r] == [40, 80, 120, 160]
 
 
 def test_divergence_comes_back_as_one_line(undisturbed):

@@ -1,9 +1,11 @@
-"""Prompts: a stable order, the length limit, and a split by group."""
+"""Prompts: a stable order, the length limit, and no question asked twice."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
-from pipelines.prompts import is_heldout, load_prompts, sample_seed
+from cluster.errors import UserError
+from pipelines.prompts import load_prompts, sample_seed
 
 
 class Characters:
@@ -42,23 +44,38 @@ def test_a_larger_limit_continues_the_same_list(tmp_path):
 
 
 def test_the_reply_is_left_out_and_long_prompts_are_passed_over(tmp_path):
-    corpus(tmp_path, ["short", "x" * 30, *["ten chars!"] * 8])
+    corpus(tmp_path, ["short", "x" * 30, *(f"ten chars{n}" for n in range(8))])
     prompts = load(tmp_path)
     assert "id1" not in {p.id for p in prompts}
-    assert all(p.messages == [{"role": "user", "content": "ten chars!"}] for p in prompts)
-    assert prompts[0].text == "ten chars!"
-    assert prompts[0].token_ids[-1] == 6
+    assert len(prompts) == 7
+    for prompt in prompts:
+        assert prompt.messages == [{"role": "user", "content": prompt.text}]
+        assert prompt.text.startswith("ten chars")
+        assert prompt.token_ids[-1] == 6
 
 
-def test_the_first_prompts_are_split_like_all_others(tmp_path):
-    corpus(tmp_path, [f"question {number}" for number in range(400)])
-    first = load(tmp_path, limit=100)
-    assert 10 < sum(is_heldout(0, prompt.id, 0.2) for prompt in first) < 32
+def test_a_question_is_asked_once_and_not_held_out_if_it_was_learned(tmp_path):
+    """Conversations 0, 5 and 10 are held out."""
+    corpus(
+        tmp_path, ["seen", "seen", "seen", "other", "third", "fresh", "x" * 30, "fourth", "a", "b", "fresh"]
+    )
+    assert sorted(p.text for p in load(tmp_path)) == ["a", "b", "fourth", "other", "seen", "third"]
+    assert [p.text for p in load(tmp_path, split="heldout")] == ["fresh"]
 
 
-def test_seeds_and_splits_depend_on_their_parts_alone():
+def test_no_prompt_at_all_is_said_with_the_mend(tmp_path):
+    corpus(tmp_path, [f"question {number}" for number in range(20)])
+    with pytest.raises(UserError, match=r"no held-out prompt of 9 tokens or less; raise --max-prompt-tokens"):
+        load(tmp_path, split="heldout", max_tokens=9)
+    pq.write_table(
+        pq.read_table(tmp_path / "part-00000.parquet").slice(1, 3), tmp_path / "part-00000.parquet"
+    )
+    (tmp_path / "part-00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"no held-out conversation; make it with another --heldout-fraction"):
+        load(tmp_path, split="heldout")
+
+
+def test_seeds_depend_on_their_parts_alone():
     seeds = {sample_seed(s, p, k) for s in range(5) for p in ("a", "b", "1a") for k in range(5)}
     assert len(seeds) == 75
     assert max(seeds) < 2**63
-    share = sum(is_heldout(0, f"group{number}", 0.2) for number in range(5000)) / 5000
-    assert abs(share - 0.2) < 0.03
