@@ -14,7 +14,7 @@ Found = tuple[RemoteFile, str, int, str]
 
 
 def find_in_bucket(argument: str, is_one_of_many: bool) -> list[Found]:
-    """Every object that `s3://bucket/key`, a prefix or a glob stands for. Raises UserError if there is none."""
+    """Every object that a key, a prefix or a glob of a bucket stands for; UserError if there is none."""
     parts = urlsplit(argument, allow_fragments=False)
     pattern = parts.path.strip("/") + (f"?{parts.query}" if parts.query else "")
     if not parts.netloc:
