@@ -1,19 +1,18 @@
-"""What every stage that makes a language model puts into its artifact, and what there is no part of the
-result.
-"""
+"""What every stage that makes a language model puts into its artifact first."""
 
-import shutil
-from pathlib import Path
-
+from cluster.artifacts.draft import Draft
+from cluster.artifacts.manifest import Artifact
 from llm.models.config import ModelConfig
-from llm.models.load import save_config
+from llm.models.load import Head, config_json
 
+CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
-NOT_THE_RESULT = ("checkpoints", "metrics.jsonl", "timing.jsonl", "wandb", "ray_train")
-"""Depends on how a model was trained, or when: left out of the manifest."""
+WEIGHTS = "weights.safetensors"
+LOGS = ("metrics.jsonl", "timing.jsonl")
+"""How a model was trained, and when: beside the artifact's files, but not among them."""
 
 
-def prepare_model_folder(folder: Path, config: ModelConfig, tokenizer_folder: Path) -> None:
+def prepare_model_folder(draft: Draft, config: ModelConfig, tokenizer: Artifact, head: Head = "lm") -> None:
     """Write config.json and copy the tokenizer, so that even an unfinished model says what it is."""
-    save_config(folder, config)
-    shutil.copyfile(tokenizer_folder / TOKENIZER, folder / TOKENIZER)
+    draft.write(CONFIG, config_json(config, head))
+    draft.write(TOKENIZER, tokenizer.folder.read(TOKENIZER))

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import pyarrow.compute as pc
@@ -12,6 +11,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
 from llm.tokenizer.chat import encode_prompt
 from llm.tokenizer.load import Tokenizer
+from pipelines.corpus_pieces import part_files
 
 Split = Literal["train", "heldout"]
 
@@ -39,7 +39,7 @@ def check_conversations(corpus: Artifact) -> None:
 
 
 def load_prompts(
-    corpus: Path, tokenizer: Tokenizer, *, split: Split, seed: int, limit: int, max_tokens: int
+    corpus: Artifact, tokenizer: Tokenizer, *, split: Split, seed: int, limit: int, max_tokens: int
 ) -> list[Prompt]:
     """Up to `limit` prompts of `split` that are at most `max_tokens` long, ordered by a hash of seed and id.
 
@@ -50,8 +50,10 @@ def load_prompts(
     Raises:
         UserError: there is no such prompt.
     """
+    folder = corpus.fetch(*part_files(corpus))
+    parts = [folder / name for name in part_files(corpus)]
     columns = ["id", "group", "messages", "split"]
-    table = pq.read_table(sorted(corpus.glob("part-*.parquet")), columns=columns)
+    table = pq.read_table(parts, columns=columns)
     asked: set[bytes] = set()
     if split == "heldout":
         learned = table.filter(pc.equal(table["split"], "train"))["messages"]
@@ -71,9 +73,9 @@ def load_prompts(
     if not prompts:
         side = {"train": "training", "heldout": "held-out"}[split]
         raise UserError(
-            f"{corpus} has no {side} prompt of {max_tokens} tokens or less; raise --max-prompt-tokens"
+            f"{corpus.ref} has no {side} prompt of {max_tokens} tokens or less; raise --max-prompt-tokens"
             if rows
-            else f"{corpus} has no {side} conversation; make it with another --heldout-fraction"
+            else f"{corpus.ref} has no {side} conversation; make it with another --heldout-fraction"
         )
     return prompts
 

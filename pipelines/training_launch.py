@@ -9,7 +9,6 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -17,18 +16,23 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from cluster.artifacts.draft import Draft
+from cluster.artifacts.lease import Ticket
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.workspace import Workspace
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
+from pipelines.model_folder import CONFIG, TOKENIZER
 from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
 
 FATAL = "fatal"
 RESULT = "result"
-"""Fields of the progress board that end a run: why it cannot go on, in one line, or the manifest's counts."""
+"""Fields of the progress board that end a run: why it cannot go on, in one line, or what it made."""
 _POLL_SECONDS = 0.5
 _SHOWN = (
     "loss",
@@ -48,10 +52,14 @@ class TrainingJob:
 
     config: TrainingConfig
     model: ModelConfig
-    folder: Path
-    """The artifact's folder, absolute: workers run elsewhere."""
-    inputs: dict[str, Path]
-    """Folders of the input artifacts by role, and `tokenizer`, the tokenizer's model file."""
+    workspace: Workspace
+    """Where the run writes, on whichever machine."""
+    ticket: Ticket
+    """Says whether this run may still write."""
+    inputs: dict[str, Artifact]
+    """Input artifacts by role; `tokenizer` is one that has a tokenizer.model."""
+    attachments: dict[str, bytes]
+    """What each checkpoint carries besides the run's own state, so that it is a model by itself."""
     threads: int
     board: Any
     """Handle of the progress board."""
@@ -63,11 +71,13 @@ def run_training(
     config: TrainingConfig,
     cluster: Cluster,
     model: ModelConfig,
-    folder: Path,
-    inputs: dict[str, Path],
+    draft: Draft,
+    inputs: dict[str, Artifact],
     steps: int,
 ) -> dict[str, Any]:
     """Run `worker({"job": TrainingJob})` on `config.workers` workers; returns the counts that rank 0 posted.
+
+    The files that it wrote are then part of the draft.
 
     Raises:
         UserError: a worker said that the user must mend something, or workers died too often.
@@ -76,8 +86,9 @@ def run_training(
     share = cluster.share(config.workers)
     threads = config.threads_per_worker or max(1, int(share.cpus))
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
-    job = TrainingJob(config, model, folder, inputs, threads, board)
-    scratch = folder / "ray_train"
+    attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
+    job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attachments, threads, board)
+    scratch = draft.workspace.path / "ray_train"
     trainer = _Trainer(
         worker,
         train_loop_config={"job": job},
@@ -93,7 +104,7 @@ def run_training(
     fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
     with (
         stage_progress(stage, steps, "step") as progress,
-        RunMetrics("training", config, stage, folder) as run_metrics,
+        RunMetrics("training", config, stage, draft.workspace.path) as run_metrics,
     ):
         fit.start()
         latest: dict[str, Any] = {}
@@ -105,7 +116,8 @@ def run_training(
     shutil.rmtree(scratch, ignore_errors=True)
     if RESULT not in latest:
         raise UserError(f"{stage}: {latest.get(FATAL) or ' '.join(failures) or 'the workers left no result'}")
-    counts: dict[str, Any] = latest[RESULT]
+    draft.include(latest[RESULT]["files"])
+    counts: dict[str, Any] = latest[RESULT]["counts"]
     return counts
 
 

@@ -1,6 +1,5 @@
 """What training workers have in common besides the loop: device, model, identity, and the way they end."""
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,18 +10,22 @@ import ray
 import torch
 import torch.distributed as dist
 
+from cluster.artifacts.folder import FileEntry
 from cluster.errors import UserError
 from cluster.placement import assigned_device
 from llm.models.decoder import Decoder
-from llm.models.hugging_face import export_llama
-from llm.models.load import build, load_state, save_model
+from llm.models.load import build, load_state
 from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import peak_flops
 from llm.tokenizer.load import Tokenizer
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.precision import choose_precision
 from llm.training.step import NonFiniteError
+from pipelines.model_folder import LOGS
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
+from pipelines.write_model import write_language_model
+
+_MARK = "checkpoints/writer"
 
 
 @contextmanager
@@ -33,6 +36,8 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     the block is left in peace, lest Ray Train start the workers again for nothing. Any other error passes.
     """
     torch.set_num_threads(job.threads)
+    if dist.get_rank() == 0:
+        job.workspace.restore(list(LOGS))
     try:
         # Ray Train has made the worker's own GPU the current one.
         gpu = assigned_device() == "cuda"
@@ -41,11 +46,14 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
         ray.get(job.board.post.remote({FATAL: str(error)}))
 
 
-def finish(job: TrainingJob, counts: dict[str, Any]) -> None:
-    """Hand the manifest's counts to the driver, which ends the run. Every worker calls it, last of all."""
+def finish(job: TrainingJob, counts: dict[str, Any], files: dict[str, FileEntry]) -> None:
+    """Hand the driver what the manifest says of the result, which ends the run. Every worker calls it, last
+    of all, with what rank 0 knows of the files.
+    """
     dist.barrier()
     if dist.get_rank() == 0:
-        ray.get(job.board.post.remote({RESULT: counts}))
+        job.workspace.publish(list(LOGS))
+        ray.get(job.board.post.remote({RESULT: {"counts": counts, "files": files}}))
 
 
 def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) -> Decoder:
@@ -68,24 +76,22 @@ def my_share(count: int) -> tuple[int, int]:
 
 
 class Claim:
-    """Who writes in a run's folder: the process that came last.
+    """Who writes in a run's folder: workers of the driver that holds the lease, the last that it started.
 
-    A worker whose driver was killed can go on for a while beside the workers of the next driver. It must not
-    write then. Each rank 0 puts its own mark into a file, and writes only as long as the mark is its own.
+    A worker whose driver was killed, or that was given up for dead, can go on for a while beside its
+    successor. It must not write then. Each rank 0 puts its own mark into a file, and writes only as long as
+    the mark is its own and the lease has not changed hands.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file, self._mark = folder / "checkpoints" / "writer", uuid.uuid4().hex
+    def __init__(self, job: TrainingJob) -> None:
+        self._ticket, self._folder, self._mark = job.ticket, job.workspace.folder, uuid.uuid4().hex.encode()
         if dist.get_rank() == 0:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._file.with_name(f".writer.{self._mark}")
-            partial.write_text(self._mark)
-            os.replace(partial, self._file)
+            self._folder.write(_MARK, self._mark)
         dist.barrier()
 
     def holds(self) -> bool:
         """Whether nobody came after."""
-        return self._file.read_text() == self._mark
+        return self._ticket.is_current() and self._folder.read(_MARK) == self._mark
 
 
 class Watcher:
@@ -107,31 +113,21 @@ class Watcher:
         self._board.post.remote(metrics)
 
 
-def attachments(job: TrainingJob) -> dict[str, bytes]:
-    """What each checkpoint carries besides the run's own state, so that it is a model by itself."""
-    return {
-        "config.json": (job.folder / "config.json").read_bytes(),
-        "tokenizer.model": job.inputs["tokenizer"].read_bytes(),
-    }
-
-
-def write_model(job: TrainingJob, model: Decoder, tokenizer: Tokenizer, stop_id: int) -> None:
+def write_model(job: TrainingJob, model: Decoder, tokenizer: Tokenizer, stop_id: int) -> dict[str, FileEntry]:
     """Write the final weights, in our form and in Hugging Face's. Every worker calls it; rank 0 writes.
+
+    Returns what the manifest says of the files, on rank 0.
 
     stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat model.
     """
     weights = gather_weights(model)
+    files: dict[str, FileEntry] = {}
     if dist.get_rank() == 0:
-        save_model(job.folder, weights, job.model)
-        export_llama(
-            weights,
-            job.model,
-            job.folder / "export",
-            tokenizer_model=job.inputs["tokenizer"],
-            special_ids={
-                "bos_token_id": tokenizer.bos_id,
-                "eos_token_id": stop_id,
-                "pad_token_id": tokenizer.pad_id,
-            },
-        )
+        special_ids = {
+            "bos_token_id": tokenizer.bos_id,
+            "eos_token_id": stop_id,
+            "pad_token_id": tokenizer.pad_id,
+        }
+        files = write_language_model(job.workspace, weights, job.model, tokenizer.model, special_ids)
     dist.barrier()
+    return files

@@ -45,7 +45,7 @@ class ArtifactStore:
         """
         name, _, version = reference.removeprefix(f"{kind}/").partition("/")
         if not version:
-            version = read_pointer(self._folder(kind, name)) or ""
+            version = self.newest(kind, name) or ""
             if not version:
                 raise UserError(f"no {kind}/{name} under {self.root}; {self._what_there_is(kind)}")
         exact = existing(self._folder(kind, name, version))
@@ -58,6 +58,10 @@ class ArtifactStore:
                 f"{kind}/{name}/{version} {problem} under {self.root}; {self._what_there_is(kind)}"
             )
         return matches[0]
+
+    def newest(self, kind: str, name: str) -> str | None:
+        """The version that ``KIND/NAME`` points to; None if it has none that is finished."""
+        return read_pointer(self._folder(kind, name))
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """Finished artifacts, by kind in the order of the chain, then name, then version."""

@@ -36,8 +36,13 @@ def save_model(path: Path, state: dict[str, Tensor], config: ModelConfig, head: 
 def save_config(path: Path, config: ModelConfig, head: Head = "lm") -> None:
     """Write config.json alone, as a training run does before it has weights."""
     partial = path / f".config.{os.getpid()}.partial"
-    partial.write_text(json.dumps({"head": head} | config.model_dump(), indent=2) + "\n")
+    partial.write_bytes(config_json(config, head))
     os.replace(partial, path / "config.json")
+
+
+def config_json(config: ModelConfig, head: Head = "lm") -> bytes:
+    """The content of config.json."""
+    return (json.dumps({"head": head} | config.model_dump(), indent=2) + "\n").encode()
 
 
 def load_config(path: Path) -> tuple[ModelConfig, Head]:

@@ -5,11 +5,13 @@ whose manifest agrees with its bytes is whole. Anything else (a torn write, a fl
 resume. `dcp/` is readable on any number of ranks, since it stores tensors by name and not by rank.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemWriter
 
 from llm.training.checkpoint_files import SafeReader
+from llm.training.checkpoint_mirror import CheckpointMirror
 
 MANIFEST = "manifest.json"
 
@@ -32,54 +35,99 @@ def save_checkpoint(
     state: dict[str, Any],
     attachments: dict[str, bytes],
     keep: int,
+    mirror: CheckpointMirror | None = None,
 ) -> None:
     """Write `folder`/step-NNNNNNNN and remove all but the newest `keep` checkpoints. Every rank must call it.
 
     Args:
+        folder: the same folder for all ranks; with a mirror, one of each rank's own machine.
         state: what a resumed run needs besides tensors, as JSON types; `step` is added.
         attachments: further files by name, such as config.json.
     """
-    final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
+    name = f"step-{step:08d}"
+    final, partial = folder / name, folder / f".{name}.partial"
     if _rank() == 0:
         shutil.rmtree(partial, ignore_errors=True)
-        (partial / "dcp").mkdir(parents=True)
+    _barrier()
+    (partial / "dcp").mkdir(parents=True, exist_ok=True)
     _barrier()
     dcp.save(
         _tensors(model, optimizer),
         storage_writer=FileSystemWriter(partial / "dcp"),
         no_dist=not _distributed(),
     )
-    _barrier()
     if _rank() == 0:
-        for name, content in attachments.items() | {"state.json": _json({"step": step, **state})}.items():
-            (partial / name).write_bytes(content)
-        files = {str(p.relative_to(partial)): _describe(p) for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / MANIFEST).write_bytes(_json({"step": step, "files": files}))
+        for file, content in attachments.items() | {"state.json": _json({"step": step, **state})}.items():
+            (partial / file).write_bytes(content)
+    own = _own_files(partial)
+    if mirror is not None:
+        mirror.upload(name, list(own), partial)
+    files = _union(own)
+    if _rank() == 0:
+        manifest = _json({"step": step, "files": files})
+        (partial / MANIFEST).write_bytes(manifest)
         _sync_tree(partial)
         if final.exists():  # A run that was set back past a damaged checkpoint arrives here again.
             shutil.rmtree(final)
         os.replace(partial, final)
         _sync(folder)
-        for old in _all(folder)[keep:]:
-            shutil.rmtree(old)
+        if mirror is not None:
+            mirror.seal(name, manifest)
+            for old in mirror.names()[keep:]:
+                mirror.remove(old)
+        for old_copy in _all(folder)[keep:]:
+            shutil.rmtree(old_copy)
     _barrier()
+    if mirror is not None:
+        shutil.rmtree(partial, ignore_errors=True)  # on machines other than rank 0's
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose every byte is as its manifest says, or None. Every rank gets rank 0's
-    answer.
+def newest_checkpoint(folder: Path, mirror: CheckpointMirror | None = None) -> Path | None:
+    """The newest checkpoint whose every byte is as its manifest says, or None; the same on every rank.
+
+    With a mirror it is brought into `folder` first, on each machine.
     """
-    found: list[Path | None] = [None]
-    if _rank() == 0:
-        for path in _all(folder):
-            problem = what_is_wrong(path)
-            if problem is None:
-                found = [path]
-                break
-            warnings.warn(f"checkpoint {path} is damaged ({problem}); trying the one before it", stacklevel=2)
-    if _distributed():
-        dist.broadcast_object_list(found)
-    return found[0]
+    names = _from_rank_0(lambda: mirror.names() if mirror else [path.name for path in _all(folder)])
+    for name in names:
+        problem = _problem_on_any_rank(folder / name, mirror)
+        if problem is None:
+            return folder / name
+        if _rank() == 0:
+            warnings.warn(
+                f"checkpoint {folder / name} is damaged ({problem}); trying the one before it", stacklevel=2
+            )
+    return None
+
+
+def _problem_on_any_rank(path: Path, mirror: CheckpointMirror | None) -> str | None:
+    if mirror is None:  # All ranks see one folder: one of them checks it.
+        problem: str | None = _from_rank_0(lambda: what_is_wrong(path))
+        return problem
+    problems: list[str | None] = [None] * (dist.get_world_size() if _distributed() else 1)
+    _bring(path, mirror)
+    problem = what_is_wrong(path)
+    if not _distributed():
+        return problem
+    dist.all_gather_object(problems, problem)
+    return next((each for each in problems if each is not None), None)
+
+
+def _bring(path: Path, mirror: CheckpointMirror) -> None:
+    """Make `path` a copy of the mirror's checkpoint. Ranks of one machine take turns: the first does it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / f".{path.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        manifest = mirror.manifest(path.name)
+        is_copy = (path / MANIFEST).is_file() and (path / MANIFEST).read_bytes() == manifest
+        if is_copy and what_is_wrong(path) is None:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        try:
+            files = list(json.loads(manifest)["files"])
+        except (ValueError, KeyError):
+            return  # What is wrong will be that there is no manifest.
+        mirror.download(path.name, files, path)
+        (path / MANIFEST).write_bytes(manifest)
 
 
 def what_is_wrong(path: Path) -> str | None:
@@ -119,6 +167,33 @@ def _tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
     return tensors
+
+
+def _own_files(partial: Path) -> dict[str, Any]:
+    """What this rank wrote: its shards; rank 0 also all that is not a shard."""
+    files = {}
+    for path in sorted(partial.rglob("*")):
+        writer = path.name.removeprefix("__").split("_")[0] if path.suffix == ".distcp" else "0"
+        if path.is_file() and writer == str(_rank()):
+            files[str(path.relative_to(partial))] = _describe(path)
+    return files
+
+
+def _union(own: dict[str, Any]) -> dict[str, Any]:
+    """The files of all ranks."""
+    if not _distributed():
+        return own
+    every: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(every, own)
+    return {name: entry for files in every for name, entry in sorted(files.items())}
+
+
+def _from_rank_0(answer: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on every rank."""
+    found = [answer() if _rank() == 0 else None]
+    if _distributed():
+        dist.broadcast_object_list(found)
+    return found[0]
 
 
 def _all(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llm.models.decoder import Trunk
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.loss import summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.recipe import Recipe
@@ -30,6 +31,8 @@ class TrainingRun:
     recipe: Recipe
     folder: Path
     """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`."""
+    mirror: CheckpointMirror | None = field(default=None, kw_only=True)
+    """Where checkpoints are kept if not in the folder."""
     micro_batches: Callable[[int], Sequence[MicroBatch]]
     """step (0-based) -> this rank's share of that step's global batch."""
     data_state: Callable[[int], dict[str, Any]]
@@ -102,7 +105,14 @@ def train(run: TrainingRun) -> None:
             began = time.perf_counter()
             state = {"data": run.data_state(done)}
             save_checkpoint(
-                run.checkpoints, done, model, optimizer, state, run.attachments, recipe.keep_checkpoints
+                run.checkpoints,
+                done,
+                model,
+                optimizer,
+                state,
+                run.attachments,
+                recipe.keep_checkpoints,
+                run.mirror,
             )
             recorder.checkpointed(done, time.perf_counter() - began)
 
@@ -121,7 +131,7 @@ def language_model_loss(model: Trunk) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer) -> int:
     """Load the newest whole checkpoint, if there is one; returns the number of steps already taken."""
-    checkpoint = newest_checkpoint(run.checkpoints)
+    checkpoint = newest_checkpoint(run.checkpoints, run.mirror)
     if checkpoint is None:
         return 0
     state = load_checkpoint(checkpoint, run.model, optimizer)
@@ -130,6 +140,6 @@ def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer) -> int:
 
 
 def _mend(run: TrainingRun) -> str:
-    good = newest_checkpoint(run.checkpoints)
+    good = newest_checkpoint(run.checkpoints, run.mirror)
     kept = f"{good.name} is unharmed" if good else "no checkpoint had been written yet"
     return f"The step was not taken; {kept}. Lower the learning rate or lengthen the warm-up"

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import ray
 import torch
 
+from cluster.artifacts.manifest import Artifact
 from cluster.placement import assigned_device
 from llm.engine.engine import Engine
 from llm.engine.generate import generate
@@ -15,6 +15,7 @@ from llm.engine.request import Completion, Request
 from llm.models.decoder import Decoder
 from llm.models.load import load_model
 from pipelines.actors.weights import Place, unpack
+from pipelines.model_folder import CONFIG, WEIGHTS
 
 
 @ray.remote(max_restarts=0)
@@ -22,7 +23,7 @@ class EngineActor:
     """Generates for other actors. Who owns it restarts it: a fresh one has old weights until told better.
 
     Args:
-        model_path: a model directory with a language-model head.
+        model: a model artifact with a language-model head.
         max_batch: most sequences generated at once.
         max_seq_len: most tokens of prompt and response; the model's own limit by default.
         threads: CPU threads for the matmuls; by default the CPUs that Ray gave this actor.
@@ -31,7 +32,7 @@ class EngineActor:
 
     def __init__(
         self,
-        model_path: Path,
+        model: Artifact,
         *,
         max_batch: int = 128,
         max_seq_len: int | None = None,
@@ -40,11 +41,11 @@ class EngineActor:
     ) -> None:
         assigned = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
         torch.set_num_threads(threads or max(1, assigned))
-        model, _ = load_model(model_path)
-        if not isinstance(model, Decoder):
-            raise ValueError(f"{model_path} is a scalar model; the engine needs a language model")
+        decoder, _ = load_model(model.fetch(CONFIG, WEIGHTS))
+        if not isinstance(decoder, Decoder):
+            raise ValueError(f"{model.ref} is a scalar model; the engine needs a language model")
         self.engine = Engine(
-            model,
+            decoder,
             max_batch=max_batch,
             max_seq_len=max_seq_len,
             step_tokens=max(2048, 2 * max_batch),

@@ -7,12 +7,12 @@ and is an error.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
+from cluster.artifacts.manifest import Artifact
 from cluster.placement import Share
 from llm.engine.request import Completion, Request
 from pipelines.actors.engine import EngineActor
@@ -22,12 +22,12 @@ MAX_DEATHS = 3
 
 
 class EnginePool:
-    """`count` engines with the weights of the model in `model_path`, until `update_weights`."""
+    """`count` engines with the weights of `model`, until `update_weights`."""
 
-    def __init__(self, count: int, model_path: Path, *, share: Share, **engine: Any) -> None:
+    def __init__(self, count: int, model: Artifact, *, share: Share, **engine: Any) -> None:
         """Each engine reserves `share`. `engine` goes to each: max_batch, max_seq_len, threads, dtype."""
         reserving = EngineActor.options(num_cpus=share.cpus, num_gpus=share.gpus)  # type: ignore[attr-defined]
-        self._spawn = lambda: reserving.remote(model_path, **engine)
+        self._spawn = lambda: reserving.remote(model, **engine)
         self._weights: PublishedWeights | None = None
         self.actors = [self._spawn() for _ in range(count)]
         self.deaths = 0

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from cluster.artifacts.manifest import Artifact
 from cluster.connect import Cluster
 from llm.evaluation.python_grade import Grade
 from llm.tokenizer.load import load_tokenizer
 from pipelines.actors.engine_pool import EnginePool
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.model_folder import TOKENIZER
 from pipelines.prompts import Prompt
 from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import grade_response
@@ -24,7 +25,7 @@ class Answer:
 
 
 def answers_of(
-    model: Path, prompts: Sequence[Prompt], config: EvaluateConfig, cluster: Cluster
+    model: Artifact, prompts: Sequence[Prompt], config: EvaluateConfig, cluster: Cluster
 ) -> list[Answer]:
     """One answer a prompt, in their order. The seed is the prompt's: two models get the same."""
     requests = [
@@ -46,7 +47,7 @@ def answers_of(
         finished = dict(engines.generate(batches))
     completions = [completion for index in range(len(batches)) for completion in finished[index]]
 
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model.fetch(TOKENIZER))
     answers = []
     for prompt, completion in zip(prompts, completions, strict=True):
         text = tokenizer.decode(completion.response_ids)

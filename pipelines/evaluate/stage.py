@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from cluster.artifacts.files import write_atomic
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
@@ -36,11 +35,11 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
         check_conversations(inputs["corpus"])
         for model in models.values():
             check_context(model, config.max_prompt_tokens + config.max_tokens)
-    tokenizers = {role: (model.path / TOKENIZER).read_bytes() for role, model in models.items()}
+    tokenizers = {role: model.folder.read(TOKENIZER) for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
         tokenizer = store.resolve("tokenizers", inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
-        tokenizers["tokens"] = (tokenizer.path / TOKENIZER).read_bytes()
+        tokenizers["tokens"] = tokenizer.folder.read(TOKENIZER)
     for role, content in tokenizers.items():
         if content != tokenizers["model"]:
             raise UserError(f"{inputs[role].ref} has another tokenizer than {inputs['model'].ref}")
@@ -67,13 +66,12 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     bits: dict[str, float] = {}
     with stage_progress("evaluate", len(roles), "model") as progress:
         for done, role in enumerate(roles, start=1):
-            path = inputs[role].path
             if "corpus" in inputs:
-                answers[role] = answers_of(path, prompts, config, cluster)
+                answers[role] = answers_of(inputs[role], prompts, config, cluster)
             if "tokens" in inputs:
                 cpus = cluster.share(1, use_gpus=False).cpus
                 scoring = heldout_bits_per_byte.options(num_cpus=cpus).remote(
-                    path, inputs["tokens"].path, config.windows, config.threads or max(1, int(cpus))
+                    inputs[role], inputs["tokens"], config.windows, config.threads or max(1, int(cpus))
                 )
                 bits[role] = ray.get(scoring)
             progress.update(done)
@@ -85,16 +83,16 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     if answers:
         results |= {"prompts": len(prompts), **summarise(answers)}
         lines = [json.dumps(record) + "\n" for record in side_by_side(prompts, answers)]
-        write_atomic(draft.path / "samples.jsonl", "".join(lines).encode())
-    write_atomic(draft.path / "results.json", json.dumps(results, indent=2).encode() + b"\n")
+        draft.write("samples.jsonl", "".join(lines).encode())
+    draft.write("results.json", json.dumps(results, indent=2).encode() + b"\n")
     return draft.commit(counts=results)
 
 
 def load_heldout_prompts(config: EvaluateConfig, inputs: dict[str, Artifact]) -> list[Prompt]:
     """The prompts that all models answer. Raises UserError if there is none."""
     return load_prompts(
-        inputs["corpus"].path,
-        load_tokenizer(inputs["model"].path),
+        inputs["corpus"],
+        load_tokenizer(inputs["model"].fetch(TOKENIZER)),
         split="heldout",
         seed=config.seed,
         limit=config.prompts,

@@ -7,7 +7,7 @@ from cluster.errors import UserError
 from llm.models.load import load_config
 from pipelines.begin import begin
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 
 LOGIC_VERSION = 1
 
@@ -20,7 +20,7 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
             f"--corpus {config.corpus}: {corpus.ref} holds plain text; "
             "fine-tuning needs a corpus of conversations (`manta corpus --help`)"
         )
-    shape, head = load_config(base.path)
+    shape, head = load_config(base.fetch(CONFIG))
     if head != "lm":
         raise UserError(f"--base {config.base}: {base.ref} is a {head} model; give a language model")
     if config.max_seq_len > shape.max_seq_len:
@@ -38,8 +38,8 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     if isinstance(draft, Artifact):
         return draft
     base, corpus = inputs["base"], inputs["corpus"]
-    model, _ = load_config(base.path)
-    prepare_model_folder(draft.path, model, base.path)
+    model, _ = load_config(base.fetch(CONFIG))
+    prepare_model_folder(draft, model, base)
 
     # Ray Train takes seconds to import, and there was nothing to do until here.
     from llm.tokenizer.load import load_tokenizer
@@ -47,15 +47,15 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     from pipelines.finetune.worker import finetune_worker
     from pipelines.training_launch import run_training
 
-    batches = training_batches(config, corpus.path, load_tokenizer(base.path))
+    batches = training_batches(config, corpus.fetch(), load_tokenizer(base.fetch(TOKENIZER)))
     counts = run_training(
         finetune_worker,
         stage="finetune",
         config=config,
         cluster=cluster,
         model=model,
-        folder=draft.path,
-        inputs={"base": base.path, "corpus": corpus.path, "tokenizer": base.path / TOKENIZER},
+        draft=draft,
+        inputs={"base": base, "corpus": corpus, "tokenizer": base},
         steps=config.epochs * batches.batches_per_epoch,
     )
-    return draft.commit(counts, exclude=NOT_THE_RESULT)
+    return draft.commit(counts)

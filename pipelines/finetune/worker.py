@@ -11,13 +11,14 @@ from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE, next_token_targets
 from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
+from pipelines.checkpoint_mirror import mirror_of
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.conversations import Example, heldout_examples, right_padded, training_batches
+from pipelines.model_folder import LOGS, TOKENIZER, WEIGHTS
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import (
     Claim,
     Watcher,
-    attachments,
     finish,
     sharded_model,
     training_worker,
@@ -31,10 +32,11 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, FinetuneConfig)
     with training_worker(job) as device:
-        tokenizer = load_tokenizer(job.inputs["tokenizer"])
-        batches = training_batches(config, job.inputs["corpus"], tokenizer)
-        heldout = heldout_examples(config, job.inputs["corpus"], tokenizer)
-        model = sharded_model(job, device, weights=job.inputs["base"])
+        tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
+        corpus = job.inputs["corpus"].fetch()
+        batches = training_batches(config, corpus, tokenizer)
+        heldout = heldout_examples(config, corpus, tokenizer)
+        model = sharded_model(job, device, weights=job.inputs["base"].fetch(WEIGHTS))
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = batches.batch(step, dist.get_rank(), dist.get_world_size())
@@ -54,17 +56,18 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             TrainingRun(
                 model=model,
                 recipe=config.recipe(steps),
-                folder=job.folder,
+                folder=job.workspace.path,
+                mirror=mirror_of(job.workspace, LOGS),
                 micro_batches=micro_batches,
                 data_state=lambda steps: {"examples_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
-                attachments=attachments(job),
+                attachments=job.attachments,
                 watcher=Watcher(job, device, config.max_seq_len),
-                may_write=Claim(job.folder).holds,
+                may_write=Claim(job).holds,
             )
         )
-        write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
+        files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
         counts = {
             "parameters": job.model.parameter_count,
             "precision": choose_precision(config.precision, device),
@@ -75,7 +78,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }
-        finish(job, counts)
+        finish(job, counts, files)
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from datetime import datetime
 from rich.table import Table
 
 from cluster.artifacts.manifest import Artifact
-from cluster.artifacts.pointer import read_pointer
 from cluster.artifacts.store import KINDS, ArtifactStore
 from cluster.errors import UserError
 from pipelines.inspect.format import format_bytes, format_seconds
@@ -35,13 +34,13 @@ def run(config: LsConfig) -> None:
     for column in ("artifact", "made by", "size", "took", "finished"):
         table.add_column(column, justify="right" if column in ("size", "took") else "left", overflow="fold")
     for artifact in artifacts:
-        table.add_row(*_row(artifact))
+        table.add_row(*_row(store, artifact))
     console.print(table)
 
 
-def _row(artifact: Artifact) -> tuple[str, ...]:
+def _row(store: ArtifactStore, artifact: Artifact) -> tuple[str, ...]:
     run_facts = artifact.run()
-    newest = read_pointer(artifact.path.parent) == artifact.version
+    newest = store.newest(artifact.kind, artifact.name) == artifact.version
     seconds, started = run_facts.get("seconds"), run_facts.get("started")
     finished = datetime.fromtimestamp(started + seconds) if started and seconds is not None else None
     return (

@@ -34,7 +34,7 @@ def run(config: ShowConfig) -> None:
         return
     files = len(artifact.manifest["files"])
     console.print(f"[bold]{artifact.ref}[/bold]  {format_bytes(artifact.bytes)} in {files} files")
-    console.print(f"at {artifact.path}")
+    console.print(f"at {artifact.folder}")
     seconds = artifact.run().get("seconds")
     if seconds is not None:
         console.print(f"made by `{artifact.manifest['stage']}` in {format_seconds(seconds)}")

@@ -28,7 +28,7 @@ def run(config: VerifyConfig) -> int:
     problems: list[str] = []
     with stage_progress("verify", total=len(artifacts), unit="artifact") as progress:
         for done, artifact in enumerate(artifacts, 1):
-            problems += verify(artifact.path)
+            problems += verify(artifact)
             progress.update(done)
     for problem in problems:
         console.print(problem, markup=False)

@@ -6,11 +6,9 @@ what is missing. Every response has its own seed: batches, engines and restarts 
 """
 
 import hashlib
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -25,8 +23,9 @@ from llm.text.identity import is_heldout
 from llm.tokenizer.load import Tokenizer, load_tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head
+from pipelines.model_folder import TOKENIZER
 from pipelines.preferences.config import PreferencesConfig
-from pipelines.preferences.table import write_rows
+from pipelines.preferences.table import TABLE, write_rows
 from pipelines.progress import stage_progress
 from pipelines.prompts import Prompt, Split, check_conversations, load_prompts, sample_seed
 from pipelines.sampling import chat_request
@@ -34,6 +33,8 @@ from pipelines.simulated_reviewer import rank_responses
 
 LOGIC_VERSION = 2
 BATCH_PROMPTS = 64
+BATCHES = "batches"
+"""Folder of the draft: rows of each batch until all are there."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,24 @@ def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
         return started
     draft = started
 
-    tokenizer = load_tokenizer(inputs["model"].path)
-    batches = plan_batches(config, inputs["corpus"].path, tokenizer)
-    missing = [batch for batch in batches if not is_done(draft, batch)]
-    sample_and_rank(config, cluster, draft, inputs["model"].path, tokenizer, missing, len(batches))
-    rows = [row for batch in batches for row in pq.read_table(batch_file(draft, batch)).to_pylist()]
-    write_rows(draft.path / "preferences.parquet", rows)
-    shutil.rmtree(draft.path / "batches")
-    return draft.commit(counts=count(rows))
+    tokenizer = load_tokenizer(inputs["model"].fetch(TOKENIZER))
+    batches = plan_batches(config, inputs["corpus"], tokenizer)
+    done = draft.ledger.done()
+    missing = [batch for batch in batches if batch.id not in done]
+    sample_and_rank(config, cluster, draft, inputs["model"], tokenizer, missing, len(batches))
+    finished = draft.folder / BATCHES
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        with finished.open(f"{batch.id}.parquet") as source:
+            rows += pq.read_table(source).to_pylist()
+    with draft.writing() as writing:
+        write_rows(writing.path / TABLE, rows)
+    artifact = draft.commit(counts=count(rows))
+    finished.delete()
+    return artifact
 
 
-def plan_batches(config: PreferencesConfig, corpus: Path, tokenizer: Tokenizer) -> list[PromptBatch]:
+def plan_batches(config: PreferencesConfig, corpus: Artifact, tokenizer: Tokenizer) -> list[PromptBatch]:
     """The prompts in their order, cut into batches."""
     prompts = load_prompts(
         corpus,
@@ -122,21 +130,11 @@ def check_split(config: PreferencesConfig, prompts: Sequence[Prompt]) -> None:
         )
 
 
-def is_done(draft: Draft, batch: PromptBatch) -> bool:
-    """Whether the batch was finished by this run or one before it."""
-    return batch.id in draft.ledger.done() and batch_file(draft, batch).exists()
-
-
-def batch_file(draft: Draft, batch: PromptBatch) -> Path:
-    """Rows of one batch until all are there."""
-    return draft.path / "batches" / f"{batch.id}.parquet"
-
-
 def sample_and_rank(
     config: PreferencesConfig,
     cluster: Cluster,
     draft: Draft,
-    model: Path,
+    model: Artifact,
     tokenizer: Tokenizer,
     batches: list[PromptBatch],
     total: int,
@@ -162,7 +160,8 @@ def sample_and_rank(
         for index, completions in engines.generate([batch.requests for batch in batches]):
             batch = batches[index]
             rows = rank_batch(config, batch, completions, tokenizer)
-            write_rows(batch_file(draft, batch), rows)
+            with (draft.folder / BATCHES).writing() as writing:
+                write_rows(writing.path / f"{batch.id}.parquet", rows)
             draft.ledger.commit(batch.id, {"prompts": len(rows)})
             done += 1
             progress.update(done, responses=done * BATCH_PROMPTS * config.responses)

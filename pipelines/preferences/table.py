@@ -28,6 +28,9 @@ SCHEMA = pa.schema(
 )
 
 
+TABLE = "preferences.parquet"
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write `rows` whole or not at all, as zstd Parquet in row groups small enough to page through."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,9 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from llm.data.shards import SHARDS_FILE
 from pipelines.begin import begin
-from pipelines.model_folder import NOT_THE_RESULT, prepare_model_folder
+from pipelines.model_folder import prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
 
 LOGIC_VERSION = 1
@@ -36,7 +37,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     tokens = inputs["tokens"]
     model = config.model.shape(_shards(tokens)["vocab_size"])
     tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
-    prepare_model_folder(draft.path, model, tokenizer.path)
+    prepare_model_folder(draft, model, tokenizer)
 
     # Ray Train and torch take seconds to import, and there was nothing to do until here.
     from pipelines.pretrain.worker import pretrain_worker
@@ -48,13 +49,13 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         config=config,
         cluster=cluster,
         model=model,
-        folder=draft.path,
-        inputs={"tokens": tokens.path, "tokenizer": tokenizer.path / "tokenizer.model"},
+        draft=draft,
+        inputs={"tokens": tokens, "tokenizer": tokenizer},
         steps=config.steps,
     )
-    return draft.commit(counts, exclude=NOT_THE_RESULT)
+    return draft.commit(counts)
 
 
 def _shards(tokens: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((tokens.path / "shards.json").read_bytes())
+    content: dict[str, Any] = json.loads(tokens.folder.read(SHARDS_FILE))
     return content

@@ -13,12 +13,13 @@ from llm.training.loop import TrainingRun, train
 from llm.training.loss import next_token_targets
 from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
+from pipelines.checkpoint_mirror import mirror_of
+from pipelines.model_folder import LOGS, TOKENIZER
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import (
     Claim,
     Watcher,
-    attachments,
     finish,
     my_share,
     sharded_model,
@@ -33,10 +34,11 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, PretrainConfig)
     with training_worker(job) as device:
-        shards = TokenShards.open(job.inputs["tokens"], "train")
-        heldout = TokenShards.open(job.inputs["tokens"], "heldout")
+        tokens = job.inputs["tokens"].fetch()
+        shards = TokenShards.open(tokens, "train")
+        heldout = TokenShards.open(tokens, "heldout")
         loader = TokenLoader(shards, Order(shards.shard_tokens, config.seq_len, config.seed))
-        tokenizer = load_tokenizer(job.inputs["tokenizer"])
+        tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         model = sharded_model(job, device, weights=None)
 
         def micro_batches(step: int) -> list[MicroBatch]:
@@ -55,17 +57,18 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             TrainingRun(
                 model=model,
                 recipe=config.recipe(config.steps),
-                folder=job.folder,
+                folder=job.workspace.path,
+                mirror=mirror_of(job.workspace, LOGS),
                 micro_batches=micro_batches,
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
                 evaluate=evaluate,
-                attachments=attachments(job),
+                attachments=job.attachments,
                 watcher=Watcher(job, device, config.seq_len),
-                may_write=Claim(job.folder).holds,
+                may_write=Claim(job).holds,
             )
         )
-        write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
+        files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
         counts = {
             "parameters": job.model.parameter_count,
             "precision": choose_precision(config.precision, device),
@@ -77,4 +80,4 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         if heldout.tokens:
             unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
             counts["unigram_heldout_bits_per_byte"] = unigram
-        finish(job, counts)
+        finish(job, counts, files)

@@ -1,13 +1,13 @@
 """The most memory that each stage held at once, over all its processes."""
 
+import contextlib
 import json
 import threading
-from pathlib import Path
 from types import TracebackType
 
 import psutil
 
-from cluster.artifacts.files import write_atomic
+from cluster.artifacts.storage import Storage
 from cluster.connect import Cluster
 
 PEAKS = "peak_memory.json"
@@ -66,14 +66,16 @@ class StagePeaks:
     Kept as stages end, so that a run that goes on after an interruption knows of those before it.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._file = root / PEAKS
-        self._bytes: dict[str, int] = json.loads(self._file.read_bytes()) if self._file.exists() else {}
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._bytes: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError):
+            self._bytes = json.loads(storage.read(PEAKS))
 
     def keep(self, artifact: str, peak: int) -> None:
         """Write down the peak, in bytes, of the stage that made `artifact`."""
         self._bytes[artifact] = peak
-        write_atomic(self._file, json.dumps(self._bytes, indent=2).encode() + b"\n")
+        self._storage.write(PEAKS, json.dumps(self._bytes, indent=2).encode() + b"\n")
 
     def highest(self, artifacts: list[str]) -> int:
         """The highest of these artifacts' peaks, in bytes; 0 if none was measured."""

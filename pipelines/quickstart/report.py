@@ -7,8 +7,8 @@ from typing import Any
 
 import jinja2
 
-from cluster.artifacts.files import write_atomic
 from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
 from pipelines.inspect.format import format_bytes, format_seconds
 from pipelines.invocation import invocation
 from pipelines.quickstart.chain import ALIGNED, CHAT, Step
@@ -55,7 +55,7 @@ def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int
     """The report on a finished chain."""
     by_name = {f"{artifact.kind}/{artifact.name}": artifact for artifact in artifacts}
     base = by_name["models/base"].counts
-    results = json.loads((artifacts[-1].path / "results.json").read_bytes())
+    results = json.loads(artifacts[-1].folder.read("results.json"))
     return Report(
         heldout_bits_per_byte=BitsPerByte(
             unigram=base["unigram_heldout_bits_per_byte"], base=base["heldout_bits_per_byte"]
@@ -72,48 +72,52 @@ def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int
     )
 
 
-def read_report(root: Path) -> Report | None:
+def read_report(store: ArtifactStore) -> Report | None:
     """The report of an earlier run, if there is one."""
-    path = root / REPORT
-    return Report.model_validate_json(path.read_bytes()) if path.exists() else None
+    try:
+        return Report.model_validate_json(store.storage.read(REPORT))
+    except FileNotFoundError:
+        return None
 
 
-def write_report(root: Path, report: Report) -> None:
+def write_report(store: ArtifactStore, report: Report) -> None:
     """Write `report.html`, then `report.json`."""
-    write_atomic(root / PAGE, render(root, report).encode())
-    write_atomic(root / REPORT, report.model_dump_json(indent=2).encode() + b"\n")
+    store.storage.write(PAGE, render(store, report).encode())
+    store.storage.write(REPORT, report.model_dump_json(indent=2).encode() + b"\n")
 
 
-def render(root: Path, report: Report) -> str:
+def render(store: ArtifactStore, report: Report) -> str:
     """The page. Everything is inline: it opens from disk, offline."""
-    folders = {ref.rpartition("/")[0]: root / ref for ref in report.artifacts}
+    artifacts: dict[str, Artifact] = {}
+    for ref in report.artifacts:
+        kind, _, reference = ref.partition("/")
+        artifacts[ref.rpartition("/")[0]] = store.resolve(kind, reference)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
     )
-    base = Artifact.read(folders["models/base"])
-    text = Artifact.read(folders["corpora/python-stdlib"])
+    base, text = artifacts["models/base"], artifacts["corpora/python-stdlib"]
     return environment.get_template("report.html.jinja").render(
         report=report,
         corpus=f"{text.counts['documents']:,} source files, {format_bytes(text.counts['bytes'])}",
         parameters=base.counts["parameters"],
         total=format_seconds(sum(report.seconds.values())),
         memory=format_bytes(report.peak_memory_bytes),
-        charts=_charts(report, folders),
-        samples=_samples(folders),
+        charts=_charts(report, artifacts),
+        samples=_samples(artifacts),
         stages=[
             {"label": label, "ref": ref, "time": format_seconds(seconds)}
             for (label, seconds), ref in zip(report.seconds.items(), report.artifacts, strict=True)
         ],
-        next_steps=_next_steps(root),
+        next_steps=_next_steps(store.root),
     )
 
 
-def _charts(report: Report, folders: dict[str, Path]) -> list[tuple[str, str]]:
-    pretrain = _records(folders["models/base"])
-    finetune = _records(folders[f"models/{CHAT}"])
-    rlhf = _records(folders[f"models/{ALIGNED}"])
+def _charts(report: Report, artifacts: dict[str, Artifact]) -> list[tuple[str, str]]:
+    pretrain = _records(artifacts["models/base"])
+    finetune = _records(artifacts[f"models/{CHAT}"])
+    rlhf = _records(artifacts[f"models/{ALIGNED}"])
     bits = report.heldout_bits_per_byte
     return [
         ("Pre-training", line_chart([_series(pretrain, "loss", "training loss")], "step", "nats per token")),
@@ -156,9 +160,9 @@ def _charts(report: Report, folders: dict[str, Path]) -> list[tuple[str, str]]:
     ]
 
 
-def _samples(folders: dict[str, Path]) -> list[dict[str, Any]]:
-    (evaluation,) = (path for name, path in folders.items() if name.startswith("evaluations/"))
-    lines = (evaluation / "samples.jsonl").read_text().splitlines()[:_SAMPLES]
+def _samples(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
+    (evaluation,) = (each for name, each in artifacts.items() if name.startswith("evaluations/"))
+    lines = evaluation.folder.read("samples.jsonl").decode().splitlines()[:_SAMPLES]
     return [
         {
             "prompt": sample["prompt"],
@@ -178,8 +182,8 @@ def _side(label: str, answer: dict[str, Any]) -> dict[str, str]:
     return {"label": label, "verdict": verdict, "text": answer["response"]}
 
 
-def _next_steps(root: Path) -> list[tuple[str, str]]:
-    manta, option = invocation(), f"--root {shlex.quote(str(root))}"
+def _next_steps(root: str) -> list[tuple[str, str]]:
+    manta, option = invocation(), f"--root {shlex.quote(root)}"
     return [
         (f"{manta} serve {option} --model {ALIGNED}", "serve the aligned model with the OpenAI API"),
         (f"{manta} chat", "talk to it, in a second terminal"),
@@ -190,8 +194,8 @@ def _next_steps(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def _records(artifact: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in artifact.folder.read("metrics.jsonl").decode().splitlines()]
 
 
 def _series(records: list[dict[str, Any]], field: str, label: str, dots: bool = False) -> Series:

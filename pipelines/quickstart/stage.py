@@ -3,7 +3,6 @@
 import importlib
 import shlex
 import time
-from pathlib import Path
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
@@ -29,20 +28,20 @@ def run(config: QuickstartConfig, cluster: Cluster) -> Report:
     """Make everything that is not there yet, write the report, print it."""
     started = time.time()
     steps = chain(config)
-    root = ArtifactStore(config.root).root
-    peaks = StagePeaks(root)
+    store = ArtifactStore(config.root)
+    peaks = StagePeaks(store.storage)
     artifacts: list[Artifact] = []
     with PeakMemory(cluster) as memory:
         for number, step in enumerate(steps, 1):
             artifacts.append(_run_step(step, f"[{number}/{len(steps)}]", cluster, memory, peaks))
     refs = [artifact.ref for artifact in artifacts]
-    report = read_report(root)
+    report = read_report(store)
     made_something = any(made_since(artifact, started) for artifact in artifacts)
     # A root can hold several chains (another scale, another source): the report may be on another one.
     if report is None or made_something or report.artifacts != refs:
         report = collect(steps, artifacts, peaks.highest(refs))
-        write_report(root, report)
-    _print_report(report, root, config.root)
+        write_report(store, report)
+    _print_report(report, store, config.root)
     return report
 
 
@@ -62,7 +61,7 @@ def _stage(step: Step):  # type: ignore[no-untyped-def]  # a module
     return importlib.import_module(f"pipelines.{step.stage}.stage")
 
 
-def _print_report(report: Report, root: Path, root_as_given: str) -> None:
+def _print_report(report: Report, store: ArtifactStore, root_as_given: str) -> None:
     bits, parse, finetuned = report.heldout_bits_per_byte, report.parse_rate, report.parse_rate_finetuned
     win = report.win_rate
     total = sum(report.seconds.values())
@@ -77,7 +76,7 @@ def _print_report(report: Report, root: Path, root_as_given: str) -> None:
         f"  time                     {format_seconds(total)}",
         f"  peak memory              {format_bytes(report.peak_memory_bytes)}",
         "",
-        f"  report   {root / 'report.html'}",
+        f"  report   {store.root}/report.html",
         f"  serve    {manta} serve {root_option} --model {ALIGNED}",
         f"  look     {manta} show models/{ALIGNED} {root_option}",
     ]

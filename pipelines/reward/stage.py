@@ -4,10 +4,10 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.models.load import load_config, save_config
+from llm.models.load import load_config
 from pipelines.begin import begin
 from pipelines.check_model import check_head
-from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.reward.config import RewardConfig
 
 LOGIC_VERSION = 1
@@ -19,7 +19,7 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
     preferences = store.resolve("preferences", config.preferences)
     check_head("model", model, "lm")
     sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
-    if (sampled_from.path / TOKENIZER).read_bytes() != (model.path / TOKENIZER).read_bytes():
+    if sampled_from.folder.read(TOKENIZER) != model.folder.read(TOKENIZER):
         raise UserError(
             f"{preferences.ref} holds ids of another tokenizer than that of {model.ref}; "
             "give the chat model that they were sampled from"
@@ -34,9 +34,8 @@ def run(config: RewardConfig, cluster: Cluster) -> Artifact:
     if isinstance(draft, Artifact):
         return draft
     model, preferences = inputs["model"], inputs["preferences"]
-    shape, _ = load_config(model.path)
-    prepare_model_folder(draft.path, shape, model.path)
-    save_config(draft.path, shape, "scalar")
+    shape, _ = load_config(model.fetch(CONFIG))
+    prepare_model_folder(draft, shape, model, head="scalar")
 
     # Ray Train takes seconds to import, and there was nothing to do until here.
     from pipelines.reward.worker import reward_steps, reward_worker
@@ -48,8 +47,8 @@ def run(config: RewardConfig, cluster: Cluster) -> Artifact:
         config=config,
         cluster=cluster,
         model=shape,
-        folder=draft.path,
-        inputs={"model": model.path, "preferences": preferences.path, "tokenizer": model.path / TOKENIZER},
+        draft=draft,
+        inputs={"model": model, "preferences": preferences},
         steps=reward_steps(config, preferences.counts["train_rankings"]),
     )
-    return draft.commit(counts, exclude=NOT_THE_RESULT)
+    return draft.commit(counts)

@@ -5,17 +5,20 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cluster.artifacts.folder import FileEntry
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import build, load_state, save_model
 from llm.training.loop import TrainingRun, train
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
+from pipelines.checkpoint_mirror import mirror_of
+from pipelines.model_folder import LOGS, WEIGHTS
 from pipelines.reward.config import RewardConfig
 from pipelines.reward.rankings import chosen, padded, read_rankings
 from pipelines.reward.scores import measure, ranking_loss
 from pipelines.training_launch import TrainingJob
-from pipelines.training_worker import Claim, attachments, finish, my_share, training_worker
+from pipelines.training_worker import Claim, finish, my_share, training_worker
 
 
 def reward_worker(arguments: dict[str, Any]) -> None:
@@ -24,8 +27,9 @@ def reward_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, RewardConfig)
     with training_worker(job) as device:
-        learned = read_rankings(job.inputs["preferences"], "train", job.model.max_seq_len)
-        heldout = read_rankings(job.inputs["preferences"], "heldout", job.model.max_seq_len)
+        preferences = job.inputs["preferences"].fetch()
+        learned = read_rankings(preferences, "train", job.model.max_seq_len)
+        heldout = read_rankings(preferences, "heldout", job.model.max_seq_len)
         steps = reward_steps(config, len(learned))
         model = scalar_model(job, device)
 
@@ -39,19 +43,20 @@ def reward_worker(arguments: dict[str, Any]) -> None:
             TrainingRun(
                 model=model,
                 recipe=config.recipe(steps),
-                folder=job.folder,
+                folder=job.workspace.path,
+                mirror=mirror_of(job.workspace, LOGS),
                 micro_batches=micro_batches,
                 data_state=lambda steps: {"rankings_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes rankings, seed and batch.
                 evaluate=lambda: measure(model, heldout, config.micro_batch, device, "heldout"),
-                attachments=attachments(job),
+                attachments=job.attachments,
                 watcher=lambda metrics: job.board.post.remote(without_token_speed(metrics)),
-                may_write=Claim(job.folder).holds,
+                may_write=Claim(job).holds,
                 loss_sum=ranking_loss(model),
             )
         )
         seen = measure(model, learned, config.micro_batch, device, "train")
-        write_centred(job, model, seen["train_score_mean"])
+        files = write_centred(job, model, seen["train_score_mean"])
         counts = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "steps": steps,
@@ -61,7 +66,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
             **seen,
             **measure(model, heldout, config.micro_batch, device, "heldout"),
         }
-        finish(job, counts)
+        finish(job, counts, files)
 
 
 def reward_steps(config: RewardConfig, rankings: int) -> int:
@@ -73,7 +78,7 @@ def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
     """The chat model's trunk with a new scalar head, over all workers."""
     whole = DecoderWithScalar(job.model)
     whole.init_weights(job.config.seed)
-    whole.load_trunk(load_state(job.inputs["model"]))
+    whole.load_trunk(load_state(job.inputs["model"].fetch(WEIGHTS)))
     model = build(job.model, "scalar")
     assert isinstance(model, DecoderWithScalar)
     shard(model, data_mesh(device), choose_precision(job.config.precision, device))
@@ -82,16 +87,19 @@ def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
     return model
 
 
-def write_centred(job: TrainingJob, model: DecoderWithScalar, mean: float) -> None:
+def write_centred(job: TrainingJob, model: DecoderWithScalar, mean: float) -> dict[str, FileEntry]:
     """Write the weights, with `mean` taken off the bias so that training responses score 0 on average.
 
     A ranking fixes scores up to a constant only, and PPO reads more into it: a response's worth against 0.
     """
     weights = gather_weights(model)
+    files: dict[str, FileEntry] = {}
     if dist.get_rank() == 0:
         weights["scalar.bias"] -= mean
-        save_model(job.folder, weights, job.model, "scalar")
+        save_model(job.workspace.path, weights, job.model, "scalar")
+        files = job.workspace.publish([WEIGHTS])
     dist.barrier()
+    return files
 
 
 def without_token_speed(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import ray
 
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.workspace import Workspace
 from cluster.connect import Cluster
 from pipelines.actors.engine_pool import EnginePool
 from pipelines.rlhf.config import RLHFConfig
@@ -20,7 +21,7 @@ ENGINES, LEARNERS, SCORER = 0.5, 0.25, 0.25
 
 @contextmanager
 def start_actors(
-    config: RLHFConfig, cluster: Cluster, policy: Path, reward_model: Path, folder: Path
+    config: RLHFConfig, cluster: Cluster, policy: Artifact, reward_model: Artifact, workspace: Workspace
 ) -> Iterator[tuple[Actors, dict[str, Any] | None]]:
     """(actors, state of the checkpoint that the learners went on from, None for a new run)."""
     # Learners and scorer compute on CPUs; engines take a GPU each where there are enough.
@@ -29,7 +30,7 @@ def start_actors(
     for_engine = cluster.share(config.engines).part(ENGINES)
     learners = [
         Learner.options(num_cpus=for_learner.cpus).remote(  # type: ignore[attr-defined]
-            config, rank, policy, reward_model, folder
+            config, rank, policy, reward_model, workspace
         )
         for rank in range(config.learners)
     ]

@@ -4,7 +4,6 @@ Every actor gets all rollouts, keeps rows rank, rank + world, …, and takes par
 divided by counts over all learners, so that neither their number nor the micro-batch changes what is learned.
 """
 
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,11 +11,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.workspace import Workspace
 from llm.alignment.rollouts import Rollout, pad
 from llm.tokenizer.special import PAD_ID
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from llm.training.parallel import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
+from pipelines.checkpoint_mirror import mirror_of
+from pipelines.model_folder import CONFIG, WEIGHTS
 from pipelines.rlhf.config import RLHFConfig
 from pipelines.rlhf.experience import make_experience, view
 from pipelines.rlhf.models import load_sharded, make_optimizer
@@ -28,10 +31,13 @@ from pipelines.rlhf.update import take_steps
 class Learner:
     """One rank. `open_store` on rank 0, then `join` on all; every later call goes to all ranks alike."""
 
-    def __init__(self, config: RLHFConfig, rank: int, policy: Path, reward_model: Path, folder: Path) -> None:
+    def __init__(
+        self, config: RLHFConfig, rank: int, policy: Artifact, reward_model: Artifact, workspace: Workspace
+    ) -> None:
         torch.set_num_threads(config.threads)
         self._config, self._rank = config, rank
-        self._policy, self._reward_model, self._checkpoints = policy, reward_model, folder / "checkpoints"
+        self._policy, self._reward_model = policy, reward_model
+        self._checkpoints, self._mirror = workspace.path / "checkpoints", mirror_of(workspace, logs=())
         self._store: dist.Store | None = None
 
     def open_store(self) -> tuple[str, int]:
@@ -45,9 +51,11 @@ class Learner:
         """Load the models; returns the state of the checkpoint to go on from, None if there is none."""
         store = self._store or dist.TCPStore(*address, is_master=False)
         dist.init_process_group("gloo", store=store, rank=self._rank, world_size=self._config.learners)
-        self._models = load_sharded(self._policy, self._reward_model, self._config)
+        self._models = load_sharded(
+            self._policy.fetch(CONFIG, WEIGHTS), self._reward_model.fetch(CONFIG, WEIGHTS), self._config
+        )
         self._optimizer = make_optimizer(self._models, self._config)
-        checkpoint = newest_checkpoint(self._checkpoints)
+        checkpoint = newest_checkpoint(self._checkpoints, self._mirror)
         return load_checkpoint(checkpoint, self._models, self._optimizer) if checkpoint else None
 
     def learn(self, rollouts: list[Rollout], scored: Scored, beta: float, iteration: int) -> dict[str, float]:
@@ -76,4 +84,13 @@ class Learner:
     def save(self, iteration: int, state: dict[str, Any], attachments: dict[str, bytes]) -> None:
         """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`."""
         keep = self._config.keep_checkpoints
-        save_checkpoint(self._checkpoints, iteration, self._models, self._optimizer, state, attachments, keep)
+        save_checkpoint(
+            self._checkpoints,
+            iteration,
+            self._models,
+            self._optimizer,
+            state,
+            attachments,
+            keep,
+            self._mirror,
+        )

@@ -1,16 +1,17 @@
 """The scorer: what the reward model says of a response, and how likely the frozen chat model finds it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
 from torch import Tensor
 
+from cluster.artifacts.manifest import Artifact
 from llm.alignment.rollouts import Rollout, pad, response_log_probs
 from llm.models.heads import last_token_scores
 from llm.models.load import load_model
 from llm.tokenizer.special import PAD_ID
+from pipelines.model_folder import CONFIG, WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Scorer:
     """Holds the reward model and the reference policy, both frozen."""
 
     def __init__(
-        self, reward_model: Path, reference: Path, temperature: float, micro_batch: int, threads: int
+        self, reward_model: Artifact, reference: Artifact, temperature: float, micro_batch: int, threads: int
     ):
         torch.set_num_threads(threads)
-        self._reward_model, _ = load_model(reward_model)
-        self._reference, self._config = load_model(reference)
+        self._reward_model, _ = load_model(reward_model.fetch(CONFIG, WEIGHTS))
+        self._reference, self._config = load_model(reference.fetch(CONFIG, WEIGHTS))
         self._temperature, self._micro_batch = temperature, micro_batch
 
     @torch.inference_mode()

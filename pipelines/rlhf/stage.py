@@ -1,20 +1,21 @@
 """RLHF as a stage: models/CHAT + models/REWARD + corpora/CONVERSATIONS → models/…"""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.artifacts.folder import FileEntry
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
+from cluster.artifacts.workspace import Workspace
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.alignment.kl import AdaptiveKL
 from llm.models.config import ModelConfig
 from llm.models.load import load_config
-from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.load import Tokenizer, load_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head
-from pipelines.model_folder import NOT_THE_RESULT, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.progress import stage_progress
 from pipelines.prompts import check_conversations, load_prompts
 from pipelines.rlhf.config import RLHFConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOGIC_VERSION = 1
+LOGS = ("metrics.jsonl", "samples.jsonl", "timing.jsonl")
 
 
 def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifact]:
@@ -35,7 +37,7 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
     check_head("reward-model", reward_model, "scalar")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     check_context(reward_model, config.max_prompt_tokens + config.max_tokens)
-    if (model.path / TOKENIZER).read_bytes() != (reward_model.path / TOKENIZER).read_bytes():
+    if model.folder.read(TOKENIZER) != reward_model.folder.read(TOKENIZER):
         raise UserError(
             f"{model.ref} and {reward_model.ref} have different tokenizers; "
             "train a reward model on preferences that this chat model gave rise to"
@@ -49,12 +51,14 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     draft = begin(config, inputs, kind="models", stage="rlhf", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
-    model = inputs["model"].path
-    shape, _ = load_config(model)
-    prepare_model_folder(draft.path, shape, model)
-    tokenizer = load_tokenizer(model)
+    model = inputs["model"]
+    shape, _ = load_config(model.fetch(CONFIG))
+    prepare_model_folder(draft, shape, model)
+    tokenizer = load_tokenizer(model.fetch(TOKENIZER))
+    workspace = draft.workspace
+    workspace.restore(list(LOGS))
     prompts = load_prompts(
-        inputs["corpus"].path,
+        inputs["corpus"],
         tokenizer,
         split="train",
         seed=config.seed,
@@ -75,37 +79,33 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     from pipelines.run_metrics import RunMetrics
 
     with (
-        start_actors(config, cluster, model, inputs["reward_model"].path, draft.path) as (actors, state),
+        start_actors(config, cluster, model, inputs["reward_model"], workspace) as (actors, state),
         stage_progress("rlhf", config.iterations, "iteration") as progress,
-        RunMetrics("rlhf", config, "rlhf", draft.path) as run_metrics,
+        RunMetrics("rlhf", config, "rlhf", workspace.path) as run_metrics,
     ):
         beta = state["beta"] if state else config.kl.beta
         start = Start(state["step"] if state else 0, AdaptiveKL(beta, config.kl.target, config.kl.horizon))
-        log = RunLog(draft.path, start.iteration, tokenizer, progress, run_metrics)
+        log = RunLog(workspace.path, start.iteration, tokenizer, progress, run_metrics)
 
         def checkpoint(iteration: int, kl: AdaptiveKL) -> None:
             log.flush(durable=True)
-            attached = {name: (draft.path / name).read_bytes() for name in ("config.json", TOKENIZER)}
+            workspace.publish(list(LOGS))
+            attached = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
             state = {"beta": kl.beta}
             ray.get([each.save.remote(iteration, state, attached) for each in actors.learners])
 
         align(actors, prompts, start, config, log.record, checkpoint)
         weights = ray.get([each.weights.remote() for each in actors.learners])[0]
         draft.note(engine_deaths=actors.engines.deaths)
-    write_weights(draft.path, weights, shape)
-    return draft.commit(log.counts(), exclude=(*NOT_THE_RESULT, "samples.jsonl"))
+    draft.include(write_weights(workspace, weights, shape, tokenizer))
+    return draft.commit(log.counts())
 
 
-def write_weights(folder: Path, weights: "dict[str, Tensor]", shape: ModelConfig) -> None:
+def write_weights(
+    workspace: Workspace, weights: "dict[str, Tensor]", shape: ModelConfig, tokenizer: Tokenizer
+) -> dict[str, FileEntry]:
     """Write the model in our form and in Hugging Face's."""
-    from llm.models.hugging_face import export_llama
-    from llm.models.load import save_model
+    from pipelines.write_model import write_language_model
 
-    save_model(folder, weights, shape)
-    export_llama(
-        weights,
-        shape,
-        folder / "export",
-        tokenizer_model=folder / TOKENIZER,
-        special_ids={"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID},
-    )
+    special_ids = {"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    return write_language_model(workspace, weights, shape, tokenizer.model, special_ids)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from fastapi import FastAPI
@@ -18,6 +17,7 @@ from llm.engine.loop import EngineLoop
 from llm.models.decoder import Decoder
 from llm.models.load import load_model
 from llm.tokenizer.load import load_tokenizer
+from pipelines.model_folder import CONFIG, TOKENIZER, WEIGHTS
 from pipelines.serve.api import build_app
 from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
 from pipelines.serve.meter import Meter
@@ -28,10 +28,7 @@ from pipelines.serve.service import Service
 class ModelSettings:
     """What a replica is told. The key travels as its SHA-256 only."""
 
-    path: Path
-    name: str
-    ref: str
-    fingerprint: str
+    model: Artifact
     threads: int
     max_batch: int
     max_seq_len: int | None
@@ -46,9 +43,9 @@ class ModelServer:
 
     def __init__(self, settings: ModelSettings) -> None:
         torch.set_num_threads(settings.threads)
-        model, _ = load_model(settings.path)
+        model, _ = load_model(settings.model.fetch(CONFIG, WEIGHTS, TOKENIZER))
         if not isinstance(model, Decoder):
-            raise ValueError(f"{settings.path} is a scalar model; only language models can be served")
+            raise ValueError(f"{settings.model.ref} is a scalar model; only language models can be served")
         engine = Engine(
             model,
             max_batch=settings.max_batch,
@@ -61,11 +58,11 @@ class ModelServer:
         engine_loop = EngineLoop(engine, settings.max_queued_requests)
         self.service = Service(
             engine_loop=engine_loop,
-            meter=Meter(Emitter("serving", {"model": settings.name}, in_replica=True), engine_loop),
-            tokenizer=load_tokenizer(settings.path),
-            model_name=settings.name,
-            model_ref=settings.ref,
-            fingerprint=settings.fingerprint,
+            meter=Meter(Emitter("serving", {"model": settings.model.name}, in_replica=True), engine_loop),
+            tokenizer=load_tokenizer(settings.model.fetch(TOKENIZER)),
+            model_name=settings.model.name,
+            model_ref=settings.model.ref,
+            fingerprint=settings.model.fingerprint,
             max_seq_len=engine.max_seq_len,
             key_digest=settings.key_digest,
         )
@@ -86,10 +83,7 @@ def application(options: ServedModel, model: Artifact, share: Share) -> serve.Ap
     """
     key = os.environ.get(API_KEY_VARIABLE)
     settings = ModelSettings(
-        path=model.path,
-        name=model.name,
-        ref=model.ref,
-        fingerprint=model.fingerprint,
+        model=model,
         threads=int(share.cpus),
         max_batch=options.max_batch,
         max_seq_len=options.max_seq_len,

@@ -16,6 +16,7 @@ from cluster.errors import UserError
 from cluster.placement import Node, Share, room, share
 from llm.models.load import load_config
 from pipelines.invocation import invocation
+from pipelines.model_folder import CONFIG
 from pipelines.progress import console
 from pipelines.serve.config import API_KEY_VARIABLE, ServeConfig, ServedModel
 
@@ -35,7 +36,7 @@ def resolve_inputs(config: ServeConfig, store: ArtifactStore) -> dict[str, Artif
 def find_model(options: ServedModel, store: ArtifactStore) -> Artifact:
     """The model; raises UserError if it cannot be served like this."""
     model = store.resolve("models", options.model)
-    shape, head = load_config(model.path)
+    shape, head = load_config(model.fetch(CONFIG))
     if head != "lm":
         raise UserError(f"{model.ref} is a reward model; serve a language model, such as the one it scored")
     if options.max_seq_len and options.max_seq_len > shape.max_seq_len:

@@ -52,21 +52,24 @@ def documents(count: int, seed: int) -> list[str]:
 def make_tokenizer(store: ArtifactStore) -> Artifact:
     """tokenizers/small."""
     draft = _begin(store, "tokenizers", {})
-    (draft.path / "tokenizer.model").write_bytes(train_tokenizer(documents(200, seed=0), vocab_size=VOCAB))
+    draft.write("tokenizer.model", train_tokenizer(documents(200, seed=0), vocab_size=VOCAB))
     return draft.commit({"vocab_size": VOCAB})
 
 
 def make_tokens(store: ArtifactStore, tokenizer: Artifact) -> Artifact:
     """tokens/small: a train and a held-out split."""
     draft = _begin(store, "tokens", {"tokenizer": tokenizer})
-    encoder, splits = load_tokenizer(tokenizer.path), {}
+    encoder, splits = load_tokenizer(tokenizer.fetch()), {}
     for split, count, seed in (("train", 300, 1), ("heldout", 20, 2)):
-        with ShardWriter(draft.path, split, "00000", encoder.vocab_size, encoder.eos_id) as writer:
+        with (
+            draft.writing() as writing,
+            ShardWriter(writing.path, split, "00000", encoder.vocab_size, encoder.eos_id) as writer,
+        ):
             for text in documents(count, seed):
                 writer.add(np.array(encoder.encode(text)), len(text.encode()))
         splits[split] = writer.shards
     content = shards_json(encoder.vocab_size, tokenizer.fingerprint, encoder.eos_id, splits)
-    (draft.path / SHARDS_FILE).write_bytes(content)
+    draft.write(SHARDS_FILE, content)
     return draft.commit({"tokens": sum(shard.tokens for shard in splits["train"])})
 
 
@@ -87,7 +90,8 @@ def make_conversations(store: ArtifactStore) -> Artifact:
         rows.append(
             {"id": str(index), "messages": messages, "source": "made", "group": str(index), "split": split}
         )
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), draft.path / "part-00000.parquet")
+    with draft.writing() as writing:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), writing.path / "part-00000.parquet")
     return draft.commit({"format": "conversations", "conversations": len(rows)})
 
 

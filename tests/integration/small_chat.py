@@ -1,6 +1,5 @@
 """Small models made without their stages, for tests of alignment and evaluation."""
 
-import shutil
 from pathlib import Path
 
 from cluster.artifacts.draft import Draft
@@ -22,10 +21,9 @@ def make_model(store: ArtifactStore, name: str, head: str, seed: int) -> Artifac
     config = model_config("tiny-100k", vocab_size=VOCAB, max_seq_len=64)
     model = Decoder(config) if head == "lm" else DecoderWithScalar(config)
     model.init_weights(seed)
-    save_model(draft.path, model.state_dict(), config, head)
-    shutil.copyfile(
-        store.resolve("tokenizers", "small").path / "tokenizer.model", draft.path / "tokenizer.model"
-    )
+    with draft.writing() as writing:
+        save_model(writing.path, model.state_dict(), config, head)
+    draft.write("tokenizer.model", store.resolve("tokenizers", "small").folder.read("tokenizer.model"))
     return draft.commit({"parameters": config.parameter_count})
 
 

@@ -85,7 +85,7 @@ def test_preferences_go_on_from_their_finished_batches(store, monkeypatch):
     artifact = preferences.run(asked, CLUSTER)
     assert len(ranked) == len(set(ranked)) == 3, "each batch is sampled and ranked once"
 
-    table = pq.read_table(artifact.path / "preferences.parquet")
+    table = pq.read_table(artifact.fetch() / "preferences.parquet")
     assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
     assert artifact.counts["rankings"] == len(rows) == 130
@@ -98,7 +98,7 @@ def test_preferences_go_on_from_their_finished_batches(store, monkeypatch):
     assert preferences.run(asked, CLUSTER).version == artifact.version
 
     again = preferences.run(preferences_config(store, name="again", engines=2, max_batch=7), CLUSTER)
-    assert pq.read_table(again.path / "preferences.parquet").equals(table), "engines change nothing"
+    assert pq.read_table(again.fetch() / "preferences.parquet").equals(table), "engines change nothing"
 
 
 def make_rankings(store):
@@ -128,7 +128,8 @@ def make_rankings(store):
                 "split": "heldout" if number % 6 == 0 else "train",
             }
         )
-    write_rows(draft.path / "preferences.parquet", rows)
+    with draft.writing() as writing:
+        write_rows(writing.path / "preferences.parquet", rows)
     return draft.commit({"train_rankings": 200, "heldout_rankings": 40})
 
 
@@ -150,8 +151,8 @@ def test_a_reward_model_learns_the_rankings_and_is_centred(store):
     assert artifact.counts["heldout_accuracy"] > 0.9
     assert artifact.manifest["inputs"]["preferences"]["fingerprint"] == made.fingerprint
 
-    model, _ = load_model(artifact.path)
-    rows = pq.read_table(made.path / "preferences.parquet").to_pylist()
+    model, _ = load_model(artifact.fetch())
+    rows = pq.read_table(made.fetch() / "preferences.parquet").to_pylist()
     sequences = [
         row["prompt_ids"] + response["token_ids"]
         for row in rows
@@ -179,36 +180,36 @@ def test_evaluation_compares_two_models_on_the_same_prompts(store):
         threads=1,
     )
     artifact = evaluate.run(config, CLUSTER)
-    results = json.loads((artifact.path / "results.json").read_text())
+    results = json.loads((artifact.fetch() / "results.json").read_text())
     assert results["prompts"] == results["win_rate"]["n"] == 20
     rate = results["win_rate"]
     assert rate["wins"] + rate["ties"] + rate["losses"] == 20
     assert rate["low"] <= rate["value"] <= rate["high"]
     assert results["parse_rate"]["model"]["n"] == 20
-    (shard,) = json.loads((store.resolve("tokens", "small").path / "shards.json").read_text())["splits"][
+    (shard,) = json.loads((store.resolve("tokens", "small").fetch() / "shards.json").read_text())["splits"][
         "heldout"
     ]
     guessing = math.log2(VOCAB) * shard["tokens"] / shard["bytes"]
     assert results["bits_per_byte"] == pytest.approx(guessing, rel=0.05), "random weights know nothing"
-    samples = [json.loads(line) for line in (artifact.path / "samples.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (artifact.fetch() / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 20
     assert all({"prompt", "model", "baseline"} <= sample.keys() for sample in samples)
 
     against_itself = EvaluateConfig(
         **config.model_dump() | {"name": "itself", "baseline": "chat", "tokens": None}
     )
-    itself = json.loads((evaluate.run(against_itself, CLUSTER).path / "results.json").read_text())
+    itself = json.loads((evaluate.run(against_itself, CLUSTER).fetch() / "results.json").read_text())
     assert itself["win_rate"]["ties"] == 20, "the same model with the same seeds answers the same"
 
 
 def test_a_base_model_is_measured_on_text_alone(store):
     config = EvaluateConfig(root=str(store.root), name="text", model="chat", tokens="small", threads=1)
     artifact = evaluate.run(config, CLUSTER)
-    results = json.loads((artifact.path / "results.json").read_text())
+    results = json.loads((artifact.fetch() / "results.json").read_text())
     assert set(results) == {"models", "bits_per_byte", "baseline_bits_per_byte"}
     assert results["bits_per_byte"] > 1
     assert results["baseline_bits_per_byte"] is None
-    assert not (artifact.path / "samples.jsonl").exists()
+    assert not (artifact.fetch() / "samples.jsonl").exists()
 
 
 def test_what_does_not_fit_is_said_before_anything_runs(store):

@@ -63,7 +63,7 @@ def test_the_chain_survives_a_kill_and_ends_with_a_report(tmp_path: Path, source
 
     store = ArtifactStore(root)
     assert {artifact.kind for artifact in store.artifacts()} == set(KINDS)
-    assert [problem for artifact in store.artifacts() for problem in verify(artifact.path)] == []
+    assert [problem for artifact in store.artifacts() for problem in verify(artifact)] == []
     _check_report(root)
 
     before = (root / "report.json").read_bytes()

@@ -92,7 +92,7 @@ def built(sources, tmp_path_factory):
 
 
 def rows_of(corpus):
-    return [row for path in sorted(corpus.path.glob("part-*")) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted(corpus.fetch().glob("part-*")) for row in pq.read_table(path).to_pylist()]
 
 
 def test_one_worker_makes_the_same_bytes_as_three(built, sources, tmp_path):
@@ -100,7 +100,9 @@ def test_one_worker_makes_the_same_bytes_as_three(built, sources, tmp_path):
     for first, second in zip(built, alone, strict=True):
         assert first.ref == second.ref
         assert len(first.manifest["files"]) > 1
-        assert (first.path / "manifest.json").read_bytes() == (second.path / "manifest.json").read_bytes()
+        assert (first.fetch() / "manifest.json").read_bytes() == (
+            second.fetch() / "manifest.json"
+        ).read_bytes()
 
 
 def test_corpus_holds_each_document_once_and_says_what_it_removed(built, sources):
@@ -108,7 +110,7 @@ def test_corpus_holds_each_document_once_and_says_what_it_removed(built, sources
     rows = rows_of(corpus)
     assert sorted(row["text"] for row in rows) == sorted(sources[1])
     assert all(row["id"] == content_id(row["text"]) for row in rows)
-    removed = pq.read_table(corpus.path / "removed.parquet").to_pylist()
+    removed = pq.read_table(corpus.fetch() / "removed.parquet").to_pylist()
     assert {(row["source"], row["reason"]) for row in removed} == {
         ("z_copy.py", "duplicate"),
         ("z_copies.jsonl", "duplicate"),
@@ -122,7 +124,7 @@ def test_corpus_holds_each_document_once_and_says_what_it_removed(built, sources
     assert counts["documents"] == 40 == counts["train_documents"] + counts["heldout_documents"]
     assert counts["heldout_documents"] == sum(row["split"] == "heldout" for row in rows) > 0
     assert counts["bytes"] == sum(len(text.encode()) for text in sources[1])
-    assert not (corpus.path / "work").exists()
+    assert not (corpus.fetch() / "work").exists()
 
 
 def test_moving_and_touching_the_files_changes_nothing(built, sources, tmp_path):
@@ -131,7 +133,7 @@ def test_moving_and_touching_the_files_changes_nothing(built, sources, tmp_path)
     for path in sources[0].iterdir():
         (moved / path.name).write_bytes(path.read_bytes())
         os.utime(moved / path.name, (0, 0))
-    config = corpus_config(built[0].path.parents[2], moved, heldout_fraction=0.3)
+    config = corpus_config(built[0].fetch().parents[2], moved, heldout_fraction=0.3)
     again = corpus_stage.run(config, CLUSTER)
     assert again.ref == built[0].ref
     assert again.run() == built[0].run()  # not made again
@@ -139,9 +141,9 @@ def test_moving_and_touching_the_files_changes_nothing(built, sources, tmp_path)
 
 def test_tokens_decode_to_the_corpus(built):
     corpus, tokenizer_artifact, tokens = built
-    tokenizer = load_tokenizer(tokenizer_artifact.path)
+    tokenizer = load_tokenizer(tokenizer_artifact.fetch())
     for split in ("train", "heldout"):
-        shards = TokenShards.open(tokens.path, split)
+        shards = TokenShards.open(tokens.fetch(), split)
         texts = []
         for k, count in enumerate(shards.shard_tokens):
             documents = np.split(shards.read(k, 0, count), shards.document_ends(k).astype(int)[:-1])
@@ -150,15 +152,15 @@ def test_tokens_decode_to_the_corpus(built):
         assert texts == [row["text"] for row in rows_of(corpus) if row["split"] == split]
         assert shards.bytes == sum(len(text.encode()) for text in texts)
         assert shards.tokenizer == tokenizer.fingerprint
-    assert tokens.manifest["counts"]["train_tokens"] == TokenShards.open(tokens.path, "train").tokens
+    assert tokens.manifest["counts"]["train_tokens"] == TokenShards.open(tokens.fetch(), "train").tokens
 
 
 def test_tokenizer_trains_on_a_sample_of_the_training_split(built):
     corpus, tokenizer, _ = built
     counts = tokenizer.manifest["counts"]
-    assert counts["vocab_size"] == 512 == load_tokenizer(tokenizer.path).vocab_size
+    assert counts["vocab_size"] == 512 == load_tokenizer(tokenizer.fetch()).vocab_size
     assert 60_000 < counts["sampled_bytes"] < 200_000 < corpus.manifest["counts"]["train_bytes"]
-    assert "\\n▁▁▁▁" in (tokenizer.path / "tokenizer.vocab").read_text()
+    assert "\\n▁▁▁▁" in (tokenizer.fetch() / "tokenizer.vocab").read_text()
 
 
 def test_a_killed_stage_does_only_what_is_missing(built, sources, tmp_path, monkeypatch):
@@ -182,7 +184,7 @@ def test_a_killed_stage_does_only_what_is_missing(built, sources, tmp_path, monk
         corpus_stage.run(config, CLUSTER)
     monkeypatch.setattr(corpus_stage, "run_units", run_all)
     drafts[0].close()  # as the end of the process would
-    draft = drafts[0].path
+    draft = drafts[0].folder.local
     before = {path.name: path.stat().st_mtime_ns for path in draft.glob("part-*.parquet")}
     records = {path.name: path.stat().st_mtime_ns for path in (draft / "ledger").iterdir()}
     assert len(before) >= 3
@@ -227,7 +229,7 @@ def test_mistakes_are_one_line_that_says_the_mend(sources, tmp_path, changes, me
 
 
 def test_conversations_from_files_and_from_functions(built, tmp_path):
-    root = built[0].path.parents[2]
+    root = built[0].fetch().parents[2]
     records = [
         {"prompt": f"question {i}", "response": f"answer {i % 7}", "group": f"g{i // 3}"} for i in range(30)
     ]
@@ -269,7 +271,7 @@ def test_conversations_from_files_and_from_functions(built, tmp_path):
 
 def test_a_vocabulary_too_large_for_the_text_is_one_line(built):
     config = TokenizerConfig(
-        root=str(built[0].path.parents[2]), name="big", corpus="code", vocab_size=900_000
+        root=str(built[0].fetch().parents[2]), name="big", corpus="code", vocab_size=900_000
     )
     with pytest.raises(UserError, match=r"too small for vocab_size 900000: it gives \d+ pieces; lower"):
         tokenizer_stage.run(config, CLUSTER)

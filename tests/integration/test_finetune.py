@@ -27,8 +27,9 @@ def root(tmp_path):
     config = model_config("tiny-100k", VOCAB)
     model = Decoder(config)
     model.init_weights(seed=0)
-    prepare_model_folder(draft.path, config, store.resolve("tokenizers", "small").path)
-    save_model(draft.path, model.state_dict(), config)
+    prepare_model_folder(draft, config, store.resolve("tokenizers", "small"))
+    with draft.writing() as writing:
+        save_model(writing.path, model.state_dict(), config)
     draft.commit({})
     return tmp_path
 
@@ -61,14 +62,14 @@ def test_replies_are_learned(root):
     assert counts["heldout_conversations"] == 20
     assert counts["steps"] == 4 * (140 // 8)
     assert counts["heldout_loss"] < 0.6 * counts["base_heldout_loss"]
-    assert [r["step"] for r in read_records(artifact.path / "metrics.jsonl") if "heldout_loss" in r] == [
+    assert [r["step"] for r in read_records(artifact.fetch() / "metrics.jsonl") if "heldout_loss" in r] == [
         20,
         40,
         60,
         68,
     ]
     assert artifact.manifest["inputs"].keys() == {"base", "corpus"}
-    model, _ = load_model(artifact.path)
+    model, _ = load_model(artifact.fetch())
     assert model.config.vocab_size == VOCAB
 
 

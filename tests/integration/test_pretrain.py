@@ -65,7 +65,7 @@ def undisturbed(local_ray, tmp_path_factory, logged):
 
 def assert_same_bits(artifact, undisturbed) -> None:
     assert artifact.manifest == undisturbed.manifest  # The SHA-256 of the weights is in it.
-    ours, theirs = (a.path / "metrics.jsonl" for a in (artifact, undisturbed))
+    ours, theirs = (a.fetch() / "metrics.jsonl" for a in (artifact, undisturbed))
     assert ours.read_bytes() == theirs.read_bytes()
 
 
@@ -116,7 +116,7 @@ def test_killed_driver_changes_nothing(undisturbed, tmp_path):
 
 def test_finished_run_is_not_run_again(undisturbed, monkeypatch):
     config = PretrainConfig(
-        root=str(undisturbed.path.parents[2]), **FIELDS | {"micro_batch": 8, "log_every": 1}
+        root=str(undisturbed.fetch().parents[2]), **FIELDS | {"micro_batch": 8, "log_every": 1}
     )
     started = time.monotonic()
     again = stage.run(config, CLUSTER)
@@ -127,14 +127,14 @@ def test_finished_run_is_not_run_again(undisturbed, monkeypatch):
 def test_what_was_learned_and_what_was_written(undisturbed):
     counts = undisturbed.counts
     assert counts["heldout_bits_per_byte"] < 0.5 * counts["unigram_heldout_bits_per_byte"]
-    records = read_records(undisturbed.path / "metrics.jsonl")
+    records = read_records(undisturbed.fetch() / "metrics.jsonl")
     assert [record["step"] for record in records] == list(range(1, FIELDS["steps"] + 1))
     assert [r["step"] for r in records if "heldout_bits_per_byte" in r] == [40, 80, 120, 160]
 
     from transformers import LlamaForCausalLM
 
-    ours, config = load_model(undisturbed.path)
-    theirs = LlamaForCausalLM.from_pretrained(undisturbed.path / "export")
+    ours, config = load_model(undisturbed.fetch())
+    theirs = LlamaForCausalLM.from_pretrained(undisturbed.fetch() / "export")
     tokens = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         torch.testing.assert_close(
@@ -144,7 +144,7 @@ def test_what_was_learned_and_what_was_written(undisturbed):
 
 def test_each_record_is_logged_once_and_with_its_own_step(undisturbed, logged):
     """However seldom the driver looks: 160 steps take less time than ten of its looks."""
-    written = read_records(undisturbed.path / "metrics.jsonl")
+    written = read_records(undisturbed.fetch() / "metrics.jsonl")
     losses = [(record["step"], record["loss"]) for record in logged if "loss" in record]
     assert losses == [(record["step"], record["loss"]) for record in written if record["step"] % 5 == 0]
     assert [r["step"] for r in logged if "heldout_bits_per_byte" in r] == [40, 80, 120, 160]
@@ -156,7 +156,7 @@ def test_divergence_comes_back_as_one_line(undisturbed):
         "optimizer": {"learning_rate": 1e30, "warmup_steps": 0, "clip_norm": 0},
     }
     with pytest.raises(UserError, match=r"pretrain: step \d+: the .* is .* Lower the learning rate") as error:
-        stage.run(PretrainConfig(root=str(undisturbed.path.parents[2]), **fields), CLUSTER)
+        stage.run(PretrainConfig(root=str(undisturbed.fetch().parents[2]), **fields), CLUSTER)
     assert "\n" not in str(error.value)
 
 
@@ -166,7 +166,7 @@ def test_sequences_longer_than_the_data_are_refused_before_anything_starts(undis
         "model": {"preset": "tiny-100k", "max_seq_len": 100_000},
         "name": "long",
     }
-    root = undisturbed.path.parents[2]
+    root = undisturbed.fetch().parents[2]
     tokens = json.loads((next(root.glob("tokens/small/*/shards.json"))).read_text())
     assert tokens["splits"]["train"][0]["tokens"] < 100_000
     config = PretrainConfig(root=str(root), **fields | {"seq_len": 100_000})

@@ -109,18 +109,18 @@ def test_engines_that_die_change_nothing(undisturbed, tmp_path, monkeypatch):
 
 def test_a_killed_run_goes_on_to_the_same_model(undisturbed, tmp_path):
     """The driver is killed after its second checkpoint; the next one goes on from it."""
-    store = chat_store(tmp_path)
+    chat_store(tmp_path)
     asked = config(tmp_path)
     command = [sys.executable, "-c", DRIVER, asked.model_dump_json()]
     first = subprocess.Popen(command, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not list(store.root.glob("models/aligned/*/checkpoints/step-00000004")):
+    while not list(tmp_path.glob("models/aligned/*/checkpoints/step-00000004")):
         assert first.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.02)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert not list(store.root.glob("models/aligned/*/manifest.json")), "it was killed too late"
+    assert not list(tmp_path.glob("models/aligned/*/manifest.json")), "it was killed too late"
 
     artifact = run(asked, CLUSTER)
     assert artifact.run()["resumed"]
@@ -136,7 +136,7 @@ def test_two_learners_learn_what_one_does(tmp_path, undisturbed):
     for learners in (1, 2):
         asked = config(tmp_path, name=f"by-{learners}", iterations=3, ppo=ppo, learners=learners, engines=1)
         artifact = run(asked, CLUSTER)
-        metrics[learners] = read_records(artifact.path / "metrics.jsonl")
+        metrics[learners] = read_records(artifact.fetch() / "metrics.jsonl")
     for one, two in zip(metrics[1], metrics[2], strict=True):
         assert one.keys() == two.keys()
         for name in ("score", "kl", "entropy", "value_loss", "critic_grad_norm"):

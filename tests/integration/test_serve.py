@@ -38,14 +38,15 @@ def make_model(store: ArtifactStore, name: str, head: str = "lm") -> Artifact:
     )
     assert isinstance(draft, Draft)
     texts = ["def f(x):\n    return x + 1\n", "class A:\n    def g(self):\n        pass\n"] * 40
-    (draft.path / "tokenizer.model").write_bytes(train_tokenizer(texts, vocab_size=340))
+    draft.write("tokenizer.model", train_tokenizer(texts, vocab_size=340))
     config = model_config("tiny-100k", 340, max_seq_len=2048)
     model = (Decoder if head == "lm" else DecoderWithScalar)(config)
     model.init_weights(seed=1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4 if parameter.dim() == 2 else 1)
-    save_model(draft.path, model.state_dict(), config, head)
+    with draft.writing() as writing:
+        save_model(writing.path, model.state_dict(), config, head)
     return draft.commit({})
 
 
@@ -86,7 +87,7 @@ def client(url) -> openai.OpenAI:
 
 @pytest.fixture(scope="module")
 def tokenizer(store):
-    return load_tokenizer(store.resolve("models", "tiny").path)
+    return load_tokenizer(store.resolve("models", "tiny").fetch())
 
 
 def requests_in_flight(url: str) -> int:

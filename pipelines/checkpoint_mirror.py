@@ -1,0 +1,60 @@
+"""Checkpoints of a run whose root is in object storage: written on the workers' machines, kept there."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.workspace import Workspace
+
+MANIFEST = "manifest.json"
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class RootMirror:
+    """Implements `llm.training.checkpoint_mirror.CheckpointMirror` in the artifact's own folder."""
+
+    workspace: Workspace
+    logs: tuple[str, ...]
+    """Files of the workspace that must not be older than a checkpoint: the metrics of the steps before it."""
+
+    def names(self) -> list[str]:
+        files = self._checkpoints.files()
+        return sorted(
+            (name.removesuffix(f"/{MANIFEST}") for name in files if name.endswith(f"/{MANIFEST}")),
+            reverse=True,
+        )
+
+    def manifest(self, name: str) -> bytes:
+        return self._checkpoints.read(f"{name}/{MANIFEST}")
+
+    def download(self, name: str, files: list[str], folder: Path) -> None:
+        source = self._checkpoints / name
+
+        def bring(file: str) -> None:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            source.storage.download(source.key(file), folder / file)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            list(pool.map(bring, files))
+
+    def upload(self, name: str, files: list[str], folder: Path) -> None:
+        (self._checkpoints / name).publish(folder, files)
+
+    def seal(self, name: str, manifest: bytes) -> None:
+        self.workspace.publish([log for log in self.logs if (self.workspace.path / log).exists()])
+        self._checkpoints.write(f"{name}/{MANIFEST}", manifest)
+
+    def remove(self, name: str) -> None:
+        self._checkpoints.delete([f"{name}/{MANIFEST}"])
+        (self._checkpoints / name).delete()
+
+    @property
+    def _checkpoints(self) -> Folder:
+        return self.workspace.folder / "checkpoints"
+
+
+def mirror_of(workspace: Workspace, logs: tuple[str, ...]) -> RootMirror | None:
+    """None where the root is a folder: that is where checkpoints are written in the first place."""
+    return None if workspace.folder.local is not None else RootMirror(workspace, logs)
