@@ -54,12 +54,22 @@ def find_files(config: CorpusConfig) -> list[SourceFile]:
 def hash_files(files: list[SourceFile]) -> list[SourceFile]:
     """The same files with their SHA-256. Hashing frees the interpreter's lock, so threads share the work."""
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
-        digests = list(pool.map(lambda file: sha256_file(file.path), files))
+        digests = list(pool.map(_sha256, files))
     hashed = [
         SourceFile(file.path, file.source, file.format, file.bytes, digest)
         for file, digest in zip(files, digests, strict=True)
     ]
     return sorted(hashed, key=lambda file: (file.source, file.sha256))
+
+
+def _sha256(file: SourceFile) -> str:
+    """Every input is read here first: one that cannot be read is found before Ray starts."""
+    try:
+        return sha256_file(file.path)
+    except OSError as error:
+        raise UserError(
+            f"{file.path}: cannot be read ({error.strerror}): mend that or leave it out of --paths"
+        ) from error
 
 
 def identity(files: list[SourceFile]) -> dict[str, Any]:
