@@ -22,7 +22,7 @@ from pipelines.rlhf.config import RLHFConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifact]:
