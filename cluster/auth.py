@@ -5,6 +5,7 @@ authentication drops a client that sends none, and joining never turns it on by 
 the token that it finds. The mode must be set before Ray is imported.
 """
 
+import contextlib
 import os
 import secrets
 import sys
@@ -19,6 +20,17 @@ def token_path() -> Path:
 def has_token() -> bool:
     """Whether Ray would find a token in the environment or on disk."""
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or token_path().exists()
+
+
+def sent_token() -> str | None:
+    """The token that Ray sends from here; None if it sends none."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return None
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if not token:
+        with contextlib.suppress(OSError):
+            token = token_path().read_text().strip()
+    return token or None
 
 
 def ensure_token() -> None:
@@ -45,13 +57,24 @@ def enable_where_possible() -> None:
 
 def requires_token(address: str) -> bool | None:
     """Whether a cluster refuses a call without a token; None if nothing answers."""
+    return _refuses(address, None)
+
+
+def refuses_our_token(address: str) -> bool:
+    """Whether a cluster that wants a token refuses the one that we send: it is another cluster's."""
+    token = sent_token()
+    return bool(token and _refuses(address, token))
+
+
+def _refuses(address: str, token: str | None) -> bool | None:
     import grpc
     from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
+    metadata = (("authorization", f"Bearer {token}"),) if token else ()
     with grpc.insecure_channel(address) as channel:
         stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
         try:
-            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=3)
+            stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=3, metadata=metadata)
         except grpc.RpcError as error:
             return True if error.code() == grpc.StatusCode.UNAUTHENTICATED else None
     return False

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.auth import enable_where_possible, ensure_token, has_token, requires_token, token_path
+from cluster.addresses import join_where_it_listens
+from cluster.auth import (
+    enable_where_possible,
+    ensure_token,
+    has_token,
+    refuses_our_token,
+    requires_token,
+    token_path,
+)
 from cluster.errors import UserError
 from cluster.placement import Node, Share, share
 
@@ -149,6 +157,12 @@ def _join(address: str) -> None:
         raise UserError(f"no Ray cluster answers at {address}; start one, or leave out the address")
     if wanted and not has_token():
         raise UserError(f"the Ray cluster at {address} wants a token; copy its token to {token_path()}")
+    if wanted and refuses_our_token(address):
+        raise UserError(
+            f"the Ray cluster at {address} refuses our token, which is another cluster's; "
+            f"copy its token to {token_path()}"
+        )
+    join_where_it_listens(address)
     import ray
 
     try:

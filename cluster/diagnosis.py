@@ -135,10 +135,11 @@ def ray_cluster() -> Iterator[Finding]:
     ours = "token" if has_token() and mode in (None, "token") else "no"
     address = os.environ.get("RAY_ADDRESS") or running_address()
     if address is None:
-        yield Finding(
-            "ok",
-            "no Ray cluster runs here: commands start one for their own duration, with token authentication",
-        )
+        start = "no Ray cluster runs here: commands start one for their own duration"
+        if mode in (None, "token"):
+            yield Finding("ok", f"{start}, with token authentication")
+        else:
+            yield Finding("warn", f"{start}, without authentication (RAY_AUTH_MODE={mode}): unset it")
         return
     yield Finding(
         "ok", f"a Ray cluster runs at {address}: commands join it ({ours} authentication on our side)"

@@ -5,15 +5,16 @@ Importing this module, ``manta --help`` and ``manta STAGE --help`` load neither 
 
 import difflib
 import importlib
+import signal
 import sys
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import UserError
+from pipelines.interruption import Interrupted, watched_signals
 
 EXIT_USER_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ STAGES = {
     "evaluate": Command("pipelines.evaluate", "EvaluateConfig", "Bits per byte and win rates"),
     "serve": Command("pipelines.serve", "ServeConfig", "Serve a model with the OpenAI API"),
 }
+JOBS = {
+    "run": Command("pipelines.run", "RunConfig", "Several stages, listed in a file", uses_ray=False),
+    "up": Command("pipelines.jobs.up", "UpConfig", "Start a Ray cluster on this machine", uses_ray=False),
+    "down": Command("pipelines.jobs.down", "DownConfig", "Stop it", uses_ray=False),
+    "submit": Command("pipelines.jobs.submit", "SubmitConfig", "Run a stage as a job", uses_ray=False),
+    "jobs": Command("pipelines.jobs.jobs", "JobsConfig", "List a cluster's jobs", uses_ray=False),
+    "logs": Command("pipelines.jobs.logs", "LogsConfig", "What a job printed", uses_ray=False),
+    "stop": Command("pipelines.jobs.stop", "StopConfig", "End a job", uses_ray=False),
+}
 TOOLS = {
     "chat": Command("pipelines.chat", "ChatConfig", "Talk to a served model", uses_ray=False),
     "ls": Command("pipelines.inspect.ls", "LsConfig", "List artifacts", uses_ray=False),
@@ -48,7 +58,7 @@ TOOLS = {
         "pipelines.inspect.doctor", "DoctorConfig", "What this machine can run", uses_ray=False
     ),
 }
-COMMANDS = STAGES | TOOLS
+COMMANDS = STAGES | JOBS | TOOLS
 
 
 def main() -> None:
@@ -57,21 +67,33 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; a user's mistake is one line and exit code 2."""
+    """Run one command line and return its exit code.
+
+    A user's mistake is one line and exit code 2; Ctrl-C and SIGTERM are one line and 130 and 143.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0
     if arguments[0] in ("-V", "--version"):
         print(_version())
         return 0
-    try:
-        return _run_command(arguments[0], arguments[1:])
-    except UserError as error:
-        print(f"manta: error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        print("manta: interrupted; the same command continues from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    with watched_signals() as ended_by:
+        try:
+            return _run_command(arguments[0], arguments[1:])
+        except BaseException as error:
+            number = ended_by()
+            if number is None and isinstance(error, KeyboardInterrupt):
+                number = signal.SIGINT
+            if number is not None:
+                said = (
+                    str(error) if isinstance(error, Interrupted) else "the same command continues from here"
+                )
+                print(f"manta: ended by {number.name}; {said}", file=sys.stderr)
+                return 128 + number
+            if not isinstance(error, UserError):
+                raise
+            print(f"manta: error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
 
 
 def overview() -> str:
@@ -81,7 +103,7 @@ def overview() -> str:
         "",
         "From raw text to an aligned language model behind an API.",
     ]
-    for title, commands in (("Stages, in order", STAGES), ("Tools", TOOLS)):
+    for title, commands in (("Stages, in order", STAGES), ("Jobs and clusters", JOBS), ("Tools", TOOLS)):
         lines += ["", f"{title}:"]
         lines += [f"  {name:<12} {command.help}" for name, command in commands.items()]
     lines += [
@@ -99,26 +121,29 @@ def _run_command(name: str, arguments: list[str]) -> int:
     from pipelines.command_line import parse
 
     command = COMMANDS[name]
+    if name == "submit":  # Its arguments hold those of another command.
+        return int(importlib.import_module(command.package).main(arguments))
+    config = parse(config_class(command), name, arguments)
     if not command.uses_ray:
-        module, config_module = _tool_modules(command)
-        config = parse(getattr(config_module, command.config), name, arguments)
-        return 0 if config is None else int(module.run(config) or 0)
-    config_class = getattr(importlib.import_module(f"{command.package}.config"), command.config)
-    config = parse(config_class, name, arguments)
+        return 0 if config is None else int(_program(command).run(config) or 0)
     if config is not None:
         run_stage(importlib.import_module(f"{command.package}.stage"), config)
     return 0
 
 
-def _tool_modules(command: Command) -> tuple[Any, Any]:
-    """The program and the configuration of a tool: one module, or a package with ``config`` and ``stage``."""
-    if command.package.startswith("pipelines.inspect."):
-        module = importlib.import_module(command.package)
-        return module, module
-    return (
-        importlib.import_module(f"{command.package}.stage"),
-        importlib.import_module(f"{command.package}.config"),
-    )
+def config_class(command: Command) -> Any:
+    """The class of a command's configuration."""
+    place = command.package if _is_one_module(command) else f"{command.package}.config"
+    return getattr(importlib.import_module(place), command.config)
+
+
+def _program(command: Command) -> Any:
+    return importlib.import_module(command.package if _is_one_module(command) else f"{command.package}.stage")
+
+
+def _is_one_module(command: Command) -> bool:
+    """Whether a command is one module; else it is a package with ``config`` and ``stage``."""
+    return command.package.startswith(("pipelines.inspect.", "pipelines.jobs."))
 
 
 def run_stage(stage: Any, config: Any) -> None:

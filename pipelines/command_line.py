@@ -1,6 +1,8 @@
 """Command line to frozen configuration: YAML gives the defaults, flags override, errors are one line."""
 
 import contextlib
+import difflib
+import inspect
 import io
 import re
 import sys
@@ -31,7 +33,8 @@ def parse(config_class: type[_Config], command: str, arguments: list[str]) -> _C
     arguments, file = _take_value(arguments, "--config")
     print_only = "--print-config" in arguments
     arguments = [argument for argument in arguments if argument != "--print-config"]
-    default = _with_defaults(config_class, _read_yaml(file) if file else {}, file or "")
+    values = read_yaml(file, f"--config {file}") if file else {}
+    default = _with_defaults(config_class, values, file or "")
     config = _run_tyro(config_class, command, arguments, default)
     if print_only:
         print(yaml.safe_dump(redact(config.model_dump(mode="json")), sort_keys=False).rstrip())
@@ -47,7 +50,7 @@ def _run_tyro(config_class: type[_Config], command: str, arguments: list[str], d
             return tyro.cli(
                 config_class,
                 prog=f"manta {command}",
-                description=(config_class.__doc__ or "").strip()
+                description=inspect.cleandoc(config_class.__doc__ or "")
                 + "\n\n--config FILE.yaml reads defaults from a file; --print-config prints the result.",
                 args=arguments,
                 default=default,
@@ -109,34 +112,65 @@ def _take_value(arguments: list[str], flag: str) -> tuple[list[str], str | None]
     return rest, value
 
 
-def _read_yaml(file: str) -> dict[str, Any]:
+def read_yaml(file: str, place: str) -> dict[str, Any]:
+    """The fields and values of a YAML file.
+
+    place: what named the file, for the message.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML, or something else than fields and values.
+    """
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"--config {file}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{place}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
     if content is not None and not isinstance(content, dict):
-        raise UserError(f"--config {file}: expected fields and values, found a {type(content).__name__}")
+        raise UserError(f"{place}: expected fields and values, found a {type(content).__name__}")
     return content or {}
 
 
-def _with_defaults(model: type[pydantic.BaseModel], values: dict[str, Any], place: str) -> Any:
-    """An instance of ``model`` with ``values``, its defaults, and tyro's marker where a flag is required."""
-    unknown = sorted(set(values) - set(model.model_fields))
+def from_values(config_class: type[_Config], values: dict[str, Any], place: str) -> _Config:
+    """The configuration that a mapping describes, such as one out of a YAML file.
+
+    place: where the values come from, for the message.
+
+    Raises:
+        UserError: unknown field, missing field, impossible value.
+    """
+    filled = _with_defaults(config_class, values, place).model_dump(warnings=False)
+    try:
+        return config_class.model_validate({name: v for name, v in filled.items() if v is not tyro.MISSING})
+    except pydantic.ValidationError as error:
+        raise UserError(f"{place}: {describe(error)}") from error
+
+
+def _with_defaults(
+    model: type[pydantic.BaseModel], values: dict[str, Any], place: str, default: Any = None
+) -> Any:
+    """An instance of ``model`` with ``values``, its defaults, and tyro's marker where a flag is required.
+
+    default: an instance whose fields go before those of the class.
+    """
+    unknown = sorted(set(values) - set(model.model_fields), key=str)
     if unknown:
-        raise UserError(f"{place}: unknown field {unknown[0]!r}; fields are {', '.join(model.model_fields)}")
+        nearest = difflib.get_close_matches(str(unknown[0]), model.model_fields, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"fields are {', '.join(model.model_fields)}"
+        raise UserError(f"{place}: unknown field {unknown[0]!r}; {hint}")
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         nested = _nested_model(field.annotation)
+        inherited = tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
+        if default is not None:
+            inherited = getattr(default, name)
         if nested is not None and (isinstance(values.get(name), dict) or field.is_required()):
-            fields[name] = _with_defaults(nested, values.get(name) or {}, f"{place}: {name}")
+            below = inherited if isinstance(inherited, nested) else None
+            fields[name] = _with_defaults(nested, values.get(name) or {}, f"{place}: {name}", below)
         elif name in values:
             fields[name] = _validated(field, values[name], f"{place}: {name}")
         else:
-            fields[name] = (
-                tyro.MISSING if field.is_required() else field.get_default(call_default_factory=True)
-            )
+            fields[name] = inherited
     return model.model_construct(**fields)
 
 

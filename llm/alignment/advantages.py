@@ -1,7 +1,7 @@
 """Advantages of the tokens of a response.
 
 - `gae`: generalised advantage estimation (Schulman et al. 2016, arXiv:1506.02438)
-- `masked_moments`, `whiten`: zero mean and unit variance over the valid tokens of the *global* batch
+- `whiten`: zero mean and unit variance over the valid tokens
 """
 
 from __future__ import annotations
@@ -31,19 +31,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
     return advantages
 
 
-def masked_moments(x: Tensor, mask: Tensor) -> Tensor:
-    """(count, Σx, Σx²) float64 over valid entries; summed over workers, those of the global batch."""
+def whiten(x: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+    """(x − mean) / √(variance + ε) at valid entries, 0 at masked ones; shape and dtype of `x`."""
     valid = x[mask].double()
-    return torch.stack([mask.sum().double(), valid.sum(), valid.square().sum()])
-
-
-def whiten(x: Tensor, mask: Tensor, moments: Tensor | None = None, epsilon: float = 1e-8) -> Tensor:
-    """(x − mean) / √(variance + ε) at valid entries, 0 at masked ones; shape and dtype of `x`.
-
-    `moments` are those of `masked_moments`, of this batch when left out.
-    """
-    count, total, squares = masked_moments(x, mask) if moments is None else moments
-    mean = total / count
-    variance = (squares / count - mean.square()).clamp_min(0.0)
-    white = (x.double() - mean) * torch.rsqrt(variance + epsilon)
+    white = (x.double() - valid.mean()) * torch.rsqrt(valid.var(correction=0) + epsilon)
     return torch.where(mask, white, 0.0).to(x.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llm.alignment.advantages import gae, masked_moments, whiten
+from llm.alignment.advantages import gae, whiten
 from llm.alignment.ppo import token_rewards
 
 
@@ -54,11 +54,9 @@ def raw_experience(
     return Experience(log_probs, values, advantages, returns)
 
 
-def whitened(experience: Experience, mask: Tensor, moments: Tensor | None = None) -> Experience:
-    """The same with whitened advantages; `moments` of all workers' advantages, if there are several."""
-    if moments is None:
-        moments = masked_moments(experience.advantages, mask)
-    advantages = whiten(experience.advantages, mask, moments)
+def whitened(experience: Experience, mask: Tensor) -> Experience:
+    """The same with whitened advantages."""
+    advantages = whiten(experience.advantages, mask)
     return Experience(experience.log_probs, experience.values, advantages, experience.returns)
 
 

@@ -2,6 +2,7 @@
 
 - `Rollout`: one response and where it came from
 - `Batch`, `pad`: many of them as tensors, aligned on what is *predicted*
+- `Scored`: what the reward model and the reference say of them
 - `response_log_probs`, `response_values`: a model's view of the response tokens
 
 Token ids are never decoded and encoded again: the ids that were sampled are the ids that are trained on.
@@ -59,6 +60,16 @@ class Batch:
         """The rollouts at `index`, cut to the longest of them."""
         longest = int(self.lengths[index].max())
         return Batch(self.tokens[index, :longest], self.lengths[index], self.mask[index, : longest - 1])
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What frozen models say of rollouts, in their order and padded as `pad` pads them."""
+
+    scores: Tensor
+    """(batch,) float32: the reward model's score at the last token."""
+    reference_log_probs: Tensor
+    """(batch, seq − 1) float32: of the chat model that the policy is to stay near."""
 
 
 def pad(rollouts: Sequence[Rollout], pad_id: int) -> Batch:

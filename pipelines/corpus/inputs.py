@@ -64,16 +64,21 @@ def hash_files(files: list[SourceFile]) -> list[SourceFile]:
     """
 
     def identified(file: SourceFile) -> SourceFile:
-        if isinstance(file.file, RemoteFile):
-            return file
-        try:
-            return replace(file, content=sha256_file(file.file))
-        except PermissionError:
-            raise UserError(f"{file.file}: this user may not read it") from None
+        return file if isinstance(file.file, RemoteFile) else replace(file, content=_sha256(file.file))
 
     with ThreadPoolExecutor(_HASHING_THREADS) as pool:
         hashed = list(pool.map(identified, files))
     return sorted(hashed, key=lambda file: (file.source, file.content))
+
+
+def _sha256(path: Path) -> str:
+    """Every input is read here first: one that cannot be read is found before Ray starts."""
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}): mend that or leave it out of --paths"
+        ) from error
 
 
 def identity(files: list[SourceFile]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import ray
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from cluster.connect import Cluster
+from cluster.placement import Share
 from pipelines.actors.engine_pool import EnginePool
 from pipelines.rlhf.config import RLHFConfig
 from pipelines.rlhf.learner import Learner
@@ -25,25 +26,30 @@ def start_actors(
 ) -> Iterator[tuple[Actors, dict[str, Any] | None]]:
     """(actors, state of the checkpoint that the learners went on from, None for a new run)."""
     # Learners and scorer compute on CPUs; engines take a GPU each where there are enough.
-    for_learner = cluster.share(config.learners, use_gpus=False).part(LEARNERS)
-    for_scorer = cluster.share(1, use_gpus=False).part(SCORER)
-    for_engine = cluster.share(config.engines).part(ENGINES)
+    for_learner = cluster.share(config.learners, use_gpus=False)
+    for_scorer = cluster.share(1, use_gpus=False)
+    for_engine = cluster.share(config.engines)
+
+    def threads(share: Share) -> int:
+        """As many as the share without the other phases, which take turns with this one."""
+        return config.threads or max(1, int(share.cpus))
+
     learners = [
-        Learner.options(num_cpus=for_learner.cpus).remote(  # type: ignore[attr-defined]
-            config, rank, policy, reward_model, workspace
+        Learner.options(num_cpus=for_learner.part(LEARNERS).cpus).remote(  # type: ignore[attr-defined]
+            config, rank, policy, reward_model, workspace, threads(for_learner)
         )
         for rank in range(config.learners)
     ]
-    scorer = Scorer.options(num_cpus=for_scorer.cpus).remote(  # type: ignore[attr-defined]
-        reward_model, policy, config.temperature, config.micro_batch, config.threads
+    scorer = Scorer.options(num_cpus=for_scorer.part(SCORER).cpus).remote(  # type: ignore[attr-defined]
+        reward_model, policy, config.temperature, config.micro_batch, threads(for_scorer)
     )
     engines = EnginePool(
         config.engines,
         policy,
-        share=for_engine,
+        share=for_engine.part(ENGINES),
         max_batch=config.max_batch,
         max_seq_len=config.max_prompt_tokens + config.max_tokens,
-        threads=config.threads,
+        threads=threads(for_engine),
     )
     try:
         address = ray.get(learners[0].open_store.remote())

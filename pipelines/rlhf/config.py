@@ -73,7 +73,7 @@ class RLHFConfig(WandbConfig):
     kl: KLConfig = KLConfig()
     precision: Literal["bf16", "fp32"] = "fp32"
     """Of the learner's matrix products; engines and scorer use fp32."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Decides prompts and samples."""
     learners: How[int] = Field(default=1, gt=0)
     """Processes that share the learner's weights (FSDP)."""
@@ -83,8 +83,10 @@ class RLHFConfig(WandbConfig):
     """Responses in one forward and backward pass of one learner."""
     max_batch: How[int] = Field(default=128, gt=0)
     """Responses that one engine generates at a time."""
-    threads: How[int] = Field(default=2, gt=0)
-    """Threads of each process; the phases take turns, so each may use all cores."""
+    threads: How[int | None] = Field(default=None, gt=0)
+    """CPU threads of each process; by default an equal share of the cluster's CPUs among the engines, then
+    among the learners: the phases take turns.
+    """
     checkpoint_every: How[int] = Field(default=5, gt=0)
     """Iterations between checkpoints."""
     keep_checkpoints: How[int] = Field(default=2, gt=0)

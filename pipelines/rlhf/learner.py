@@ -1,7 +1,6 @@
 """The learner: policy, critic and their optimizer, sharded over one or more actors.
 
-Every actor gets all rollouts, keeps rows rank, rank + world, …, and takes part in every collective. Sums are
-divided by counts over all learners, so that neither their number nor the micro-batch changes what is learned.
+Every actor gets all rollouts and takes part in every collective; `update.py` says who does what of the work.
 """
 
 from typing import Any
@@ -13,18 +12,15 @@ from torch import Tensor
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
-from llm.alignment.rollouts import Rollout, pad
-from llm.tokenizer.special import PAD_ID
+from llm.alignment.rollouts import Rollout, Scored
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from llm.training.parallel import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import CONFIG, WEIGHTS
 from pipelines.rlhf.config import RLHFConfig
-from pipelines.rlhf.experience import make_experience, view
 from pipelines.rlhf.models import load_sharded, make_optimizer
-from pipelines.rlhf.scorer import Scored
-from pipelines.rlhf.update import take_steps
+from pipelines.rlhf.update import learn
 
 
 @ray.remote
@@ -32,9 +28,15 @@ class Learner:
     """One rank. `open_store` on rank 0, then `join` on all; every later call goes to all ranks alike."""
 
     def __init__(
-        self, config: RLHFConfig, rank: int, policy: Artifact, reward_model: Artifact, workspace: Workspace
+        self,
+        config: RLHFConfig,
+        rank: int,
+        policy: Artifact,
+        reward_model: Artifact,
+        workspace: Workspace,
+        threads: int,
     ) -> None:
-        torch.set_num_threads(config.threads)
+        torch.set_num_threads(threads)
         self._config, self._rank = config, rank
         self._policy, self._reward_model = policy, reward_model
         self._checkpoints, self._mirror = workspace.path / "checkpoints", mirror_of(workspace, logs=())
@@ -60,17 +62,7 @@ class Learner:
 
     def learn(self, rollouts: list[Rollout], scored: Scored, beta: float, iteration: int) -> dict[str, float]:
         """One iteration of PPO; returns its metrics, equal on every rank."""
-        mine = torch.arange(self._rank, len(rollouts), self._config.learners)
-        own = [rollouts[index] for index in mine.tolist()]
-        batch = pad(own, PAD_ID)
-        reference_log_probs = scored.reference_log_probs[mine, : batch.mask.shape[1]]
-        seen = view(self._models, batch, self._config)
-        experience, metrics = make_experience(
-            seen, batch, own, scored.scores[mine], reference_log_probs, beta, self._config
-        )
-        return metrics | take_steps(
-            self._models, self._optimizer, batch, experience, iteration, self._rank, self._config
-        )
+        return learn(self._models, self._optimizer, rollouts, scored, beta, iteration, self._config)
 
     def publish(self, version: int) -> PublishedWeights | None:
         """The policy's whole weights in the object store, by rank 0."""

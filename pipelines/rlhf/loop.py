@@ -14,9 +14,11 @@ from typing import Any
 
 import ray
 
+from cluster.errors import UserError
 from llm.alignment.kl import AdaptiveKL
 from llm.alignment.rollouts import Rollout
 from llm.engine.request import Request
+from llm.training.step import NonFiniteError
 from pipelines.actors.engine_pool import EnginePool
 from pipelines.prompts import Prompt
 from pipelines.rlhf.config import RLHFConfig
@@ -67,7 +69,7 @@ def align(
         scores = ray.get(scoring).scores.tolist()
         clock.lap("score")
         learning = [learner.learn.remote(shared, scoring, kl.beta, iteration) for learner in actors.learners]
-        metrics = ray.get(learning)[0]
+        metrics = learned(learning, iteration)
         clock.lap("learn")
         done = iteration + 1
         send_weights(actors, done)
@@ -113,6 +115,24 @@ def collect(engines: EnginePool, requests: list[Request]) -> list[Rollout]:
         for index, batch in enumerate(batches)
         for request, completion in zip(batch, finished[index], strict=True)
     ]
+
+
+def learned(learning: list[ray.ObjectRef], iteration: int) -> dict[str, float]:
+    """The iteration's metrics, which all learners agree on.
+
+    Raises:
+        UserError: a step would have ruined the weights. It would again: what is asked for must change.
+    """
+    try:
+        metrics: dict[str, float] = ray.get(learning)[0]
+    except ray.exceptions.RayTaskError as error:
+        if not isinstance(error.cause, NonFiniteError):
+            raise
+        raise UserError(
+            f"rlhf: iteration {iteration + 1}: {error.cause}; the step was not taken. "
+            "Lower --ppo.learning-rate or --ppo.critic-learning-rate"
+        ) from None
+    return metrics
 
 
 def send_weights(actors: Actors, version: int) -> None:

@@ -1,27 +1,14 @@
 """The scorer: what the reward model says of a response, and how likely the frozen chat model finds it."""
 
-from dataclasses import dataclass
-
 import ray
 import torch
-from torch import Tensor
 
 from cluster.artifacts.manifest import Artifact
-from llm.alignment.rollouts import Rollout, pad, response_log_probs
+from llm.alignment.rollouts import Rollout, Scored, pad, response_log_probs
 from llm.models.heads import last_token_scores
 from llm.models.load import load_model
 from llm.tokenizer.special import PAD_ID
 from pipelines.model_folder import CONFIG, WEIGHTS
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Tensors in the order of the rollouts, padded as `pad` pads them."""
-
-    scores: Tensor
-    """(batch,) float32: the reward model's score at the last token."""
-    reference_log_probs: Tensor
-    """(batch, seq − 1) float32."""
 
 
 # It holds no state but its two files: Ray may restart it and ask again.

@@ -1,0 +1,1 @@
+"""Commands about jobs and clusters: up, down, submit, jobs, logs, stop."""

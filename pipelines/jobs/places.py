@@ -1,0 +1,45 @@
+"""Places in a configuration: the folders, files and addresses that a job on another machine may not see."""
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from cluster.dashboard import runs_here
+from cluster.errors import UserError
+from pipelines.quickstart.config import QuickstartConfig
+
+_Config = TypeVar("_Config", bound=BaseModel)
+Move = Callable[[str, str], str]
+"""From a flag and the place that it names to the place as the job shall see it."""
+
+
+def move_places(config: _Config, move: Move) -> _Config:
+    """The configuration with each of its places moved: root, raw inputs."""
+    moved: dict[str, object] = {}
+    if root := getattr(config, "root", None):
+        moved["root"] = move("--root", root)
+    if paths := getattr(config, "paths", ()):
+        moved["paths"] = tuple(move("--paths", path) for path in paths)
+    if isinstance(config, QuickstartConfig) and config.source != "python-stdlib":
+        moved["source"] = move("--source", config.source)
+    return config.model_copy(update=moved)
+
+
+def move_place(flag: str, place: str, url: str) -> str:
+    """A place as the cluster with this dashboard shall see it.
+
+    On this machine it is made absolute: jobs run in a folder of their own, where relative paths mean nothing.
+
+    Raises:
+        UserError: it is a folder or file of this machine, and the cluster is elsewhere.
+    """
+    if "://" in place:
+        return place
+    if not runs_here(url):
+        raise UserError(
+            f"{flag} {place} is a place on this machine, which the cluster at {url} does not see: "
+            "give one in object storage (s3://BUCKET/PREFIX)"
+        )
+    return os.path.abspath(os.path.expanduser(place))

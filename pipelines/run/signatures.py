@@ -1,0 +1,45 @@
+"""What each stage makes and reads: the kinds of its artifacts, by the field of its configuration."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A stage as a function from artifacts to an artifact."""
+
+    makes: str
+    """Kind of the artifact that it makes."""
+    reads: dict[str, str]
+    """Field that names an artifact → the kind of that artifact."""
+
+
+SIGNATURES = {
+    "corpus": Signature("corpora", {"from_corpus": "corpora"}),
+    "tokenizer": Signature("tokenizers", {"corpus": "corpora"}),
+    "tokens": Signature("tokens", {"corpus": "corpora", "tokenizer": "tokenizers"}),
+    "pretrain": Signature("models", {"tokens": "tokens"}),
+    "finetune": Signature("models", {"base": "models", "corpus": "corpora"}),
+    "preferences": Signature("preferences", {"model": "models", "corpus": "corpora"}),
+    "reward": Signature("models", {"model": "models", "preferences": "preferences"}),
+    "rlhf": Signature("models", {"model": "models", "reward_model": "models", "corpus": "corpora"}),
+    "evaluate": Signature(
+        "evaluations", {"model": "models", "baseline": "models", "corpus": "corpora", "tokens": "tokens"}
+    ),
+}
+"""Stages that make one artifact; the others (serve, quickstart) have no place in a pipeline."""
+
+
+def makes(stage: str, config: Any) -> str:
+    """``KIND/NAME`` of what a stage makes, or the stage's own name if that is no artifact."""
+    return f"{SIGNATURES[stage].makes}/{config.name}" if stage in SIGNATURES else stage
+
+
+def reads(stage: str, config: Any) -> dict[str, str]:
+    """Field → ``KIND/NAME`` or ``KIND/NAME/VERSION`` of each artifact that a stage reads."""
+    named = {field: (kind, getattr(config, field)) for field, kind in SIGNATURES[stage].reads.items()}
+    return {
+        field: f"{kind}/{reference.removeprefix(f'{kind}/')}"
+        for field, (kind, reference) in named.items()
+        if reference is not None
+    }
