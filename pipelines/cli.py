@@ -15,6 +15,7 @@ from cluster.errors import UserError
 from pipelines.interruption import Interrupted, watched_signals
 
 EXIT_USER_ERROR = 2
+EXIT_UNITS_LEFT_OUT = 3
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _run_command(name: str, arguments: list[str]) -> int:
     if not command.uses_ray:
         return 0 if config is None else int(_program(command).run(config) or 0)
     if config is not None:
-        run_stage(importlib.import_module(f"{command.package}.stage"), config)
+        return run_stage(importlib.import_module(f"{command.package}.stage"), config)
     return 0
 
 
@@ -146,8 +147,11 @@ def _is_one_module(command: Command) -> bool:
     return command.package.startswith(("pipelines.inspect.", "pipelines.jobs."))
 
 
-def run_stage(stage: Any, config: Any) -> None:
-    """Check a stage's inputs, connect to Ray, and run it. Mistakes surface before Ray starts."""
+def run_stage(stage: Any, config: Any) -> int:
+    """Check a stage's inputs, connect to Ray, and run it. Mistakes surface before Ray starts.
+
+    Returns 0, or 3 if units of work failed and were left out, as the user allowed.
+    """
     from cluster.artifacts.manifest import Artifact
     from cluster.artifacts.store import ArtifactStore
     from cluster.connect import connect
@@ -158,8 +162,10 @@ def run_stage(stage: Any, config: Any) -> None:
     stage.resolve_inputs(config, ArtifactStore(config.root))
     with connect(config.address, announce=console.print) as cluster:
         result = stage.run(config, cluster)
-    if isinstance(result, Artifact):
-        console.print(outcome(result, began))
+    if not isinstance(result, Artifact):
+        return 0
+    console.print(outcome(result, began))
+    return EXIT_UNITS_LEFT_OUT if result.run().get("failed_units") else 0
 
 
 def _version() -> str:

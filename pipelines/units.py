@@ -7,9 +7,11 @@ ledger, so that a stage that dies goes on with the units that are missing.
 Errors are caught in the actor and come back as rows. Bad input (`InputError`) fails a unit at once, for it
 would fail again; anything else is tried `MAX_ATTEMPTS` times. An actor that dies (of memory, with its
 machine) ends the first pass of Ray Data. Later passes take what is missing and isolate it: a death costs the
-one unit, its actor is started anew. After `MAX_ATTEMPTS` passes without a single commit we give up. So one
-poisonous unit cannot loop, nor keep the others from being finished. What failed is quarantined: one UserError
-at the end names it.
+one unit, its actor is started anew. The ledger counts attempts before they are made, so that a unit that
+takes its actors down is given up like any other, and cannot keep the rest from being finished.
+
+What failed is quarantined: the ledger keeps its error, and it is listed at the end. More failures than
+`--max-failed-units` end the stage with one UserError; up to that many are left out.
 """
 
 import json
@@ -17,22 +19,19 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
-from cluster.artifacts.ledger import Ledger
+from cluster.artifacts.draft import Draft
 from cluster.errors import UserError
-from pipelines.progress import stage_progress
+from pipelines.progress import console, stage_progress
+from pipelines.unit_actor import Status, UnitActor, UnitWorker
+from pipelines.unit_config import UnitsConfig
 from pipelines.unit_meter import UnitMeter
 
 MAX_ATTEMPTS = 3
 
 _NAMED_FAILURES = 3
-_NO_ERROR = "the actor that ran it died; it may need more memory than there is"
-
-
-class InputError(ValueError):
-    """The unit's input is at fault: the message names the file and the place. Never tried again."""
 
 
 @dataclass(frozen=True)
@@ -43,138 +42,167 @@ class Unit:
     payload: dict[str, Any]
 
 
-class UnitWorker(Protocol):
-    """What a stage brings: constructed once per actor."""
-
-    def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Do the work and return the unit's record. Doing it again must write the same bytes."""
-        ...
-
-
 def run_units(
     units: Sequence[Unit],
     worker: type[UnitWorker],
     worker_options: dict[str, Any],
     *,
-    ledger: Ledger,
+    draft: Draft,
+    config: UnitsConfig,
     title: str,
-    workers: int,
 ) -> dict[str, dict[str, Any]]:
-    """Run the units that the ledger lacks on a pool of `workers` actors of one CPU each.
+    """Run the units that the draft's ledger lacks, on a pool of actors of one CPU each; Ray must be running.
 
-    Returns the record of every unit, by unit id in the order of `units`. Raises UserError naming units that
-    failed; a few are named, the rest counted.
+    Returns the records of the units that were done, by unit id in the order of `units`.
+
+    Raises:
+        UserError: more units failed than `config.max_failed_units`; a few are named, the rest counted.
     """
+    ledger = draft.ledger
     done = ledger.done()
-    errors: dict[str, str] = {}
-    attempts: Counter[str] = Counter()
-    passes = barren_passes = 0
+    run = _Run(draft, worker, worker_options, config)
     missing_at_first = {unit.id: unit.payload for unit in units if unit.id not in done}
     with stage_progress(title, total=len(units)) as progress, UnitMeter(title, missing_at_first) as meter:
-        while barren_passes < MAX_ATTEMPTS:
-            missing = [unit for unit in units if unit.id not in done and attempts[unit.id] < MAX_ATTEMPTS]
+        for isolate in run.passes():
+            missing = [unit for unit in units if unit.id not in done and run.may_try(unit.id)]
             if not missing:
                 break
             finished = sum(unit.id in done for unit in units)
             progress.update(finished)
-            statuses = _one_pass(missing, worker, worker_options, ledger, workers, isolate=passes > 0)
-            passes += 1
-            for status in statuses:
+            for status in run.one_pass(missing, isolate):
                 if status.error:
-                    errors[status.unit] = status.error
-                    attempts[status.unit] += MAX_ATTEMPTS if status.is_input_error else 1
-                    meter.retried(int(attempts[status.unit] < MAX_ATTEMPTS))
+                    meter.retried(int(run.may_try(status.unit)))
                 else:
                     meter.done([status.unit])
                     finished += 1
                     progress.update(finished)
-            finished_before, done = len(done), ledger.done()
-            barren_passes = barren_passes + 1 if len(done) == finished_before else 0
+            done = ledger.done()
+            run.count_deaths(unit.id for unit in missing if unit.id not in done)
             meter.done(done)
-        failed = {unit.id: errors.get(unit.id, _NO_ERROR) for unit in units if unit.id not in done}
+        failed = {unit.id: run.error(unit.id) for unit in units if unit.id not in done}
         meter.failed(len(failed))
-    if failed:
-        raise UserError(_describe(title, failed, len(units)))
-    return {unit.id: done[unit.id] for unit in units}
+    _report(title, failed, len(units), draft, config.max_failed_units)
+    return {unit.id: done[unit.id] for unit in units if unit.id in done}
 
 
-def _one_pass(
-    units: Sequence[Unit],
-    worker: type[UnitWorker],
-    options: dict[str, Any],
-    ledger: Ledger,
-    workers: int,
-    isolate: bool,
-) -> Iterator["Status"]:
-    """One execution of Ray Data over the units, each tried once.
+class _Run:
+    """Passes over units until all are done or given up."""
 
-    When an actor dies, the pass ends early; with `isolate` it goes on without the unit. That Ray Data *drops*
-    the block then does no harm here: what is done is what the ledger says.
-    """
-    import ray.data
+    def __init__(
+        self, draft: Draft, worker: type[UnitWorker], options: dict[str, Any], config: UnitsConfig
+    ) -> None:
+        self._draft, self._worker, self._options, self._config = draft, worker, options, config
+        self._attempts: Counter[str] = Counter()
+        self._given_up: set[str] = set()
+        self._errors: dict[str, str] = {}
+        self._pass_error = ""
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.max_errored_blocks = -1 if isolate else 0
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a pass that ends early is no news to the user
-    # JSON, for Arrow would give pieces of different shapes one shape, with nulls.
-    items = [{"id": unit.id, "payload": json.dumps(unit.payload)} for unit in units]
-    rows = ray.data.from_items(items, override_num_blocks=len(items))
-    pool = ray.data.ActorPoolStrategy(size=min(workers, len(units)), max_tasks_in_flight_per_actor=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # there is no other way yet to say max_restarts
-        statuses = rows.map_batches(
-            _UnitActor,
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=1,
-            fn_constructor_kwargs={"worker": worker, "options": options, "ledger": ledger},
-            # Ray Data's own defaults are endless. With none at all, a pool whose actors all died would hang.
-            max_restarts=len(units) if isolate else 0,
-            max_task_retries=0,
-        )
-    try:
-        for row in statuses.iter_rows():
-            yield Status(**row)
-    except ray.exceptions.RayError:
-        return
+    def passes(self) -> Iterator[bool]:
+        """One item a pass: whether it isolates deaths. Ends when passes come to nothing: no actor starts."""
+        barren = 0
+        isolate = False
+        while barren < MAX_ATTEMPTS:
+            before = self._attempts.total()
+            yield isolate
+            barren = barren + 1 if self._attempts.total() == before else 0
+            isolate = True
 
+    def may_try(self, unit_id: str) -> bool:
+        return unit_id not in self._given_up and self._attempts[unit_id] < MAX_ATTEMPTS
 
-@dataclass(frozen=True)
-class Status:
-    """What an actor says of a unit; the record itself is in the ledger."""
+    def error(self, unit_id: str) -> str:
+        """Why the unit is not done."""
+        died = f"the actor that ran it died {self._attempts[unit_id]} times; it may need more memory"
+        not_tried = f"no actor could run it: {self._pass_error}"
+        return self._errors.get(unit_id) or (died if self._attempts[unit_id] else not_tried)
 
-    unit: str
-    error: str = ""
-    is_input_error: bool = False
+    def count_deaths(self, unfinished: Iterator[str]) -> None:
+        """Take the attempts from the ledger, where those that ended in a death are too."""
+        if any(True for _ in unfinished):
+            self._attempts = Counter(self._draft.ledger.attempts(self._draft.run_id))
 
+    def one_pass(self, units: Sequence[Unit], isolate: bool) -> Iterator[Status]:
+        """One execution of Ray Data over the units, each tried once.
 
-class _UnitActor:
-    """Runs in the pool: unit rows in, status rows out. Does not let an error escape to Ray Data."""
+        When an actor dies, the pass ends early; with `isolate` it goes on without the unit. That Ray Data
+        *drops* the block then does no harm here: what is done is what the ledger says.
+        """
+        import ray.data
 
-    def __init__(self, worker: type[UnitWorker], options: dict[str, Any], ledger: Ledger) -> None:
-        self._worker = worker(**options)
-        self._ledger = ledger
-
-    def __call__(self, batch: Any) -> dict[str, list[Any]]:
-        statuses = [asdict(self._run(row["id"], json.loads(row["payload"]))) for row in batch.to_pylist()]
-        return {key: [status[key] for status in statuses] for key in statuses[0]}
-
-    def _run(self, unit_id: str, payload: dict[str, Any]) -> Status:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.max_errored_blocks = -1 if isolate else 0
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # a pass that ends early is no news
+        # JSON, for Arrow would give pieces of different shapes one shape, with nulls.
+        items = [
+            {"id": unit.id, "payload": json.dumps(unit.payload), "attempt": self._attempts[unit.id]}
+            for unit in units
+        ]
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
+        memory = int(self._config.memory_per_worker * 2**30)
+        size = min(_most_workers(self._config, memory), len(units))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # there is no other way yet to say max_restarts
+            statuses = rows.map_batches(
+                UnitActor,
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+                num_cpus=1,
+                memory=memory,
+                fn_constructor_kwargs={
+                    "worker": self._worker,
+                    "options": self._options,
+                    "ledger": self._draft.ledger,
+                    "run_id": self._draft.run_id,
+                    "memory_bytes": memory,
+                },
+                # Ray Data's own defaults are endless. With none, a pool whose actors all died would hang.
+                max_restarts=len(units) if isolate else 0,
+                max_task_retries=0,
+            )
         try:
-            self._ledger.commit(unit_id, self._worker.run(unit_id, payload))
-        except InputError as error:
-            return Status(unit_id, str(error), is_input_error=True)
-        except Exception as error:  # whatever it is, it must come back as a row
-            return Status(unit_id, f"{type(error).__name__}: {error}")
-        return Status(unit_id)
+            for row in statuses.iter_rows():
+                status = Status(**row)
+                self._attempts[status.unit] += 1
+                if status.error:
+                    self._errors[status.unit] = status.error
+                if status.is_input_error:
+                    self._given_up.add(status.unit)
+                yield status
+        except ray.exceptions.RayError as error:
+            self._pass_error = (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-def _describe(title: str, failures: dict[str, str], total: int) -> str:
+def _most_workers(config: UnitsConfig, memory: int) -> int:
+    """As many actors as were asked for, and as the cluster has memory for: Ray would wait for the others."""
+    import ray
+
+    resources = ray.cluster_resources()
+    by_memory = int(resources.get("memory", 0) // memory)
+    if by_memory < 1:
+        raise UserError(
+            f"--memory-per-worker {config.memory_per_worker:g}: the cluster has "
+            f"{resources.get('memory', 0) / 2**30:.1f} GiB of memory for Ray's workers; lower it"
+        )
+    return min(config.workers or int(resources.get("CPU", 1)), by_memory)
+
+
+def _report(title: str, failures: dict[str, str], total: int, draft: Draft, allowed: int) -> None:
+    """Quarantine what failed, and list it. Raises UserError if it is more than `allowed`."""
+    if not failures:
+        return
+    draft.ledger.quarantine(failures)
+    if len(failures) <= allowed:
+        console.print(f"{title}: {len(failures)} of {total} units failed and are left out:")
+        for unit, error in failures.items():
+            console.print(f"  {unit}: {error}", markup=False)
+        draft.note(failed_units={**draft.facts.get("failed_units", {}), **failures})
+        return
     named = [f"{unit}: {error}" for unit, error in list(failures.items())[:_NAMED_FAILURES]]
     more = f"; and {len(failures) - len(named)} more" if len(failures) > len(named) else ""
-    return (
+    raise UserError(
         f"{title}: {len(failures)} of {total} units failed ({'; '.join(named)}{more}); "
-        f"mend the input and run again: finished units are kept"
+        f"mend the input and run again (finished units are kept), or allow some with --max-failed-units; "
+        f"all are listed in {draft.ledger.folder}/quarantine.json"
     )

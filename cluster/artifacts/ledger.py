@@ -11,6 +11,7 @@ from typing import Any
 from cluster.artifacts.folder import Folder
 
 LEDGER = "ledger"
+QUARANTINE = "quarantine.json"
 
 
 class Ledger:
@@ -22,6 +23,7 @@ class Ledger:
     def done(self) -> dict[str, dict[str, Any]]:
         """All committed records, by unit id. One listing, then one read a record."""
         names = [name for name in self.folder.files() if name.endswith(".json") and "/" not in name]
+        names = [name for name in names if name != QUARANTINE]
         contents = self.folder.read_all(names)
         return {
             name.removesuffix(".json"): json.loads(content)
@@ -45,6 +47,10 @@ class Ledger:
     def attempt(self, run: str, unit_id: str, number: int) -> None:
         """Write down that attempt `number` at a unit begins, in the run `run` of the stage."""
         self.folder.create(f"attempts/{run}/{unit_id}.{number}", b"")
+
+    def quarantine(self, errors: dict[str, str]) -> None:
+        """Keep the errors of units that were given up in this run, over those of the run before."""
+        self.folder.write(QUARANTINE, json.dumps(errors, indent=2).encode() + b"\n")
 
     def attempts(self, run: str) -> dict[str, int]:
         """How many attempts at each unit have begun in the run `run`."""

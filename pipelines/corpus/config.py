@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.stage_config import Frozen, How, StageConfig
+from pipelines.stage_config import Frozen, How
+from pipelines.unit_config import UnitsConfig
 
 
 class FunctionOptions(Frozen):
@@ -16,7 +17,7 @@ class FunctionOptions(Frozen):
     """Longest body, in characters."""
 
 
-class CorpusConfig(StageConfig):
+class CorpusConfig(UnitsConfig):
     """Read text or conversations, normalise, remove duplicates, split into train and heldout."""
 
     source: Literal["files", "python-stdlib", "python-functions"] = "files"
@@ -42,8 +43,6 @@ class CorpusConfig(StageConfig):
     """Share of documents (of whole groups of conversations) kept out of training, by a hash of their id."""
     split_seed: int = Field(0, ge=0)
     """Another seed holds out other documents."""
-    workers: How[int | None] = Field(None, gt=0)
-    """Actors that work at a time; by default one per CPU of the cluster."""
 
     @model_validator(mode="after")
     def _source_has_what_it_reads(self) -> "CorpusConfig":

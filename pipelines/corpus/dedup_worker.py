@@ -4,6 +4,7 @@ Equal documents have equal ids and meet in one range. The first stays: by unit, 
 order of the sources' names. So the choice depends on nothing but the input.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ DUPLICATES = pa.schema([("unit", pa.int32()), ("row", pa.int64())])
 class DedupWorker:
     """Runs in an actor; holds the ids of one range in memory: 28 bytes a document."""
 
-    def __init__(self, work: Folder, units: int) -> None:
+    def __init__(self, work: Folder, units: Sequence[str]) -> None:
         self._work, self._units = work, units
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -40,12 +41,12 @@ class DedupWorker:
     def _read(self, hash_range: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids (n,) of 16 bytes, units (n,) int32, rows (n,) int64, in order of unit and row."""
         ids, units, rows = [], [], []
-        for unit in range(self._units):
-            with self._work.open(index_file(f"{unit:05d}")) as source:
+        for unit in self._units:
+            with self._work.open(index_file(unit)) as source:
                 batch = pa.ipc.open_file(source).get_batch(hash_range)
                 ids.append(_as_numpy(batch["id"]))
                 rows.append(batch["row"].to_numpy().copy())
-            units.append(np.full(batch.num_rows, unit, dtype=np.int32))
+            units.append(np.full(batch.num_rows, int(unit), dtype=np.int32))
         return np.concatenate(ids), np.concatenate(units), np.concatenate(rows)
 
 

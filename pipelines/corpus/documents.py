@@ -13,7 +13,7 @@ from llm.text.source import Source
 from llm.tokenizer.chat import ROLE_IDS
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.tables import Row
-from pipelines.units import InputError
+from pipelines.unit_actor import InputError
 
 
 @dataclass(frozen=True)

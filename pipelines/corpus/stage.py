@@ -9,14 +9,15 @@ The result is the same, byte for byte, for any number of workers.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.artifacts.draft import Draft
+from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
@@ -72,20 +73,19 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
         return started
 
     cluster.connect()
-    make_parts(config, started, files, units, config.workers or int(cluster.cpus))
-    counts = finish(config, started, units)
-    return started.commit(counts=counts)
+    make_parts(config, started, files, units)
+    artifact = started.commit(counts=finish(config, started))
+    (started.folder / WORK).delete()
+    return artifact
 
 
-def make_parts(
-    config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit], workers: int
-) -> None:
+def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]) -> None:
     """Run the three steps."""
     work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
     row_group_bytes = max(unit_bytes(total_bytes) // 4, 2**18)
-    pool: dict[str, Any] = {"ledger": draft.ledger, "workers": workers}
+    pool: dict[str, Any] = {"draft": draft, "config": config}
 
     read = {
         "config": config,
@@ -94,13 +94,14 @@ def make_parts(
         "ranges": ranges,
         "row_group_bytes": row_group_bytes,
     }
-    run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
+    was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
     by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
-    dedup = {"work": work, "units": len(units)}
+    numbers = [unit.removeprefix("read-") for unit in was_read]
+    dedup = {"work": work, "units": numbers}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
-    parts = [Unit(f"write-{number:05d}", {}) for number in range(len(units))]
+    parts = [Unit(f"write-{number}", {}) for number in numbers]
     write = {
         "target": draft.folder,
         "work": work,
@@ -111,13 +112,12 @@ def make_parts(
     run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
 
 
-def finish(config: CorpusConfig, draft: Draft, units: list[Unit]) -> dict[str, Any]:
-    """Gather what was removed, count, and drop the files between the steps."""
+def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
+    """Gather what was removed, and count."""
     work = draft.folder / WORK
-    with draft.writing() as writing, ExitStack() as stack:
+    with draft.writing() as writing:
         removed = writing.path / REMOVED_FILE
-        pieces = [name for name in work.files() if name.startswith("removed/")]
-        concatenate((stack.enter_context(work.open(name)) for name in pieces), removed, REMOVED)
+        concatenate(_opened(work / "removed"), removed, REMOVED)
         reasons = _reasons(removed)
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
@@ -130,7 +130,6 @@ def finish(config: CorpusConfig, draft: Draft, units: list[Unit]) -> dict[str, A
         raise UserError(
             f"no document is left: all were removed, see {draft.folder}/{REMOVED_FILE} for the reasons"
         )
-    work.delete()
     return {
         "format": "conversations" if config.holds_conversations else "text",
         "documents": counts["train_documents"] + counts["heldout_documents"],
@@ -138,6 +137,13 @@ def finish(config: CorpusConfig, draft: Draft, units: list[Unit]) -> dict[str, A
         **counts,
         "removed": reasons,
     }
+
+
+def _opened(folder: Folder) -> Iterator[pa.NativeFile]:
+    """Each file of a folder, open, one at a time."""
+    for name in folder.files():
+        with folder.open(name) as source:
+            yield source
 
 
 def _reasons(removed: Path) -> dict[str, int]:

@@ -4,10 +4,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipelines.stage_config import How, StageConfig
+from pipelines.stage_config import How
+from pipelines.unit_config import UnitsConfig
 
 
-class TokenizerConfig(StageConfig):
+class TokenizerConfig(UnitsConfig):
     """Train a SentencePiece tokenizer on a sample of a text corpus."""
 
     corpus: How[str] = "default"
@@ -28,5 +29,3 @@ class TokenizerConfig(StageConfig):
     """
     seed: int = Field(0, ge=0)
     """Another seed samples other documents."""
-    workers: How[int | None] = Field(None, gt=0)
-    """Actors that take the sample; by default one per CPU of the cluster."""

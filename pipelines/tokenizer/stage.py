@@ -60,9 +60,9 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
         units,
         SampleWorker,
         options,
-        ledger=started.ledger,
+        draft=started,
+        config=config,
         title=f"{config.name}: sample",
-        workers=config.workers or int(cluster.cpus),
     )
     sampled: Counter[str] = Counter()
     for record in records.values():
@@ -71,8 +71,7 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     tokenizer = Tokenizer(train(config, started.folder))
     started.write(MODEL_FILE, tokenizer.model)
     started.write(VOCABULARY_FILE, tokenizer.vocabulary().encode())
-    (started.folder / SAMPLE_FOLDER).delete()
-    return started.commit(
+    artifact = started.commit(
         counts={
             "vocab_size": tokenizer.vocab_size,
             "sampled_documents": sampled["documents"],
@@ -80,6 +79,8 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
             "model_sha256": tokenizer.fingerprint,
         }
     )
+    (started.folder / SAMPLE_FOLDER).delete()
+    return artifact
 
 
 def train(config: TokenizerConfig, folder: Folder) -> bytes:

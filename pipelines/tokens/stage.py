@@ -38,9 +38,9 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
         units,
         EncodeWorker,
         {"corpus": corpus, "tokenizer": tokenizer, "target": started.folder},
-        ledger=started.ledger,
+        draft=started,
+        config=config,
         title=f"{config.name}: encode",
-        workers=config.workers or int(cluster.cpus),
     )
     splits = {
         split: [Shard(**shard) for record in records.values() for shard in record["shards"][split]]
