@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ROOT   ?= runs/quickstart
 
-.PHONY: help install quickstart test lint bench clean
+.PHONY: help install quickstart test lint bench metrics clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,10 @@ bench: install ## Measure against the peers; prints one JSON line per benchmark
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.tokenize
 	$(BIN)/python -m tests.benchmarks.train
+
+metrics: install ## Make the Grafana dashboard and docs/metrics.md from the declared metrics
+	$(BIN)/python -m cluster.grafana
+	$(BIN)/python -m cluster.metrics_page
 
 clean: ## Remove .venv and caches; keeps runs/
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

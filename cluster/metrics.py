@@ -61,14 +61,14 @@ UNITS = (
     _unit("retried", "counter", "units", "Attempts that failed and are made again", "Units"),
     _unit("failed", "counter", "units", "Units given up and quarantined", "Units"),
     _unit("bytes", "counter", "bytes", "Input of the finished units, where the plan knows its size", "Input"),
-    _unit("per_s", "gauge", "units/s", "Units finished a second since this run began", "Rate of units"),
+    _unit("per_s", "gauge", "units/s", "Units finished per second since this command began", "Rate of units"),
     _unit("remaining", "gauge", "units", "Units still to be done", "Units remaining"),
 )
 
 TRAINING = (
     _training("step", unit="steps", help="Optimizer steps taken", panel="Step"),
     _training(
-        "loss", unit="nats", help="Training loss a token (reward models: a ranked response)", panel="Loss"
+        "loss", unit="nats", help="Training loss per token (reward models: per ranked response)", panel="Loss"
     ),
     _training(
         "heldout_loss", unit="nats", help="The same on held-out data, at the last evaluation", panel="Loss"
@@ -93,34 +93,36 @@ TRAINING = (
         panel="Held-out scores",
     ),
     _training("heldout_score_std", unit="", help="Their standard deviation", panel="Held-out scores"),
-    _training("learning_rate", unit="", help="Of this step", panel="Learning rate"),
-    _training("grad_norm", unit="", help="Norm of the gradient before clipping", panel="Gradient norm"),
+    _training("learning_rate", unit="", help="Of the last step", panel="Learning rate"),
+    _training(
+        "grad_norm", unit="", help="Norm of the last step's gradient, before clipping", panel="Gradient norm"
+    ),
     _training(
         "tokens",
         unit="tokens",
         help="Tokens (reward models: ranked responses) that the last step learned from",
-        panel="Tokens a step",
+        panel="Tokens per step",
     ),
     _training(
         "tokens_per_s",
         unit="tokens/s",
-        help="Tokens learned from in a second of training steps",
+        help="Tokens learned from per second of training steps",
         panel="Tokens per second",
     ),
     _training(
         "responses_per_s",
         unit="responses/s",
-        help="Ranked responses that a reward model learned from in a second of training steps",
+        help="Ranked responses that a reward model learned from per second of training steps",
         panel="Responses per second",
     ),
     _training(
         "mfu",
         unit="share",
-        help="Model FLOPs utilisation: of the workers' peak",
+        help="Model FLOPs utilisation: share of the workers' peak",
         panel="Model FLOPs utilisation",
     ),
     _training(
-        "seconds", unit="seconds", help="Spent in training steps since the report before", panel="Step time"
+        "seconds", unit="seconds", help="Spent in training steps since the previous report", panel="Step time"
     ),
     _training(
         "data_wait_seconds",
@@ -131,7 +133,7 @@ TRAINING = (
     _training(
         "checkpoint_seconds",
         unit="seconds",
-        help="That the last checkpoint held up training",
+        help="How long the last checkpoint held up training",
         panel="Checkpoint",
     ),
 )
@@ -139,21 +141,21 @@ TRAINING = (
 RLHF = (
     _rlhf("step", unit="iterations", help="Iterations done", panel="Iteration"),
     _rlhf("score", unit="", help="Mean score of a response by the reward model", panel="Score"),
-    _rlhf("kl", unit="nats", help="Distance from the chat model, a response", panel="KL"),
+    _rlhf("kl", unit="nats", help="KL divergence from the chat model, per response", panel="KL"),
     _rlhf(
         "kl_token",
         unit="nats",
-        help="The same a token, by an estimator that is never negative",
-        panel="KL a token",
+        help="The same per token, by an estimator that is never negative",
+        panel="KL per token",
     ),
     _rlhf(
         "kl_step",
         unit="nats",
-        help="A token, from the policy that sampled to the updated one",
-        panel="KL a token",
+        help="Per token, between the policy that sampled and the updated one",
+        panel="KL per token",
     ),
     _rlhf("beta", unit="", help="Coefficient of the KL penalty", panel="KL coefficient"),
-    _rlhf("entropy", unit="nats", help="Of the policy, a token", panel="Entropy"),
+    _rlhf("entropy", unit="nats", help="Of the policy, per token", panel="Entropy"),
     _rlhf("length", unit="tokens", help="Mean length of a response", panel="Response length"),
     _rlhf("cut", unit="share", help="Responses cut off at the limit", panel="Shares"),
     _rlhf("clipped", unit="share", help="Tokens whose probability ratio was clipped", panel="Shares"),
@@ -173,14 +175,16 @@ RLHF = (
         help="Mean difference of a token's log-probability between engine and learner",
         panel="Engine against learner",
     ),
-    _rlhf("generate_seconds", unit="seconds", help="Of an iteration: sampling", panel="Seconds an iteration"),
-    _rlhf("score_seconds", unit="seconds", help="Of an iteration: scoring", panel="Seconds an iteration"),
-    _rlhf("learn_seconds", unit="seconds", help="Of an iteration: learning", panel="Seconds an iteration"),
+    _rlhf(
+        "generate_seconds", unit="seconds", help="Of an iteration: sampling", panel="Seconds per iteration"
+    ),
+    _rlhf("score_seconds", unit="seconds", help="Of an iteration: scoring", panel="Seconds per iteration"),
+    _rlhf("learn_seconds", unit="seconds", help="Of an iteration: learning", panel="Seconds per iteration"),
     _rlhf(
         "send_seconds",
         unit="seconds",
         help="Of an iteration: sending weights to the engines",
-        panel="Seconds an iteration",
+        panel="Seconds per iteration",
     ),
     _rlhf(
         "engine_deaths",

@@ -124,10 +124,11 @@ def run_training(
 def _follow(board: Any, latest: dict[str, Any], progress: StageProgress, run_metrics: RunMetrics) -> None:
     """Log each record that was posted meanwhile, and show and keep the latest value of every field."""
     records: list[dict[str, Any]] = ray.get(board.take.remote())
+    shown_step = latest.get("step", 0)
     for record in records:
         run_metrics.log(record)
         latest.update(record)
-    if any("step" in record for record in records):
+    if latest.get("step", 0) != shown_step:
         progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
 
 

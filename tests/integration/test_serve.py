@@ -27,6 +27,7 @@ from pipelines.chat import stage as chat_stage
 from pipelines.chat.config import ChatConfig
 from pipelines.serve import stage
 from pipelines.serve.config import ServeConfig
+from tests.integration.endpoint import REPORT_EVERY_SECOND, scrape, wait_for
 
 KEY = "a-key-for-tests"
 MESSAGES = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "def f(x):"}]
@@ -67,7 +68,7 @@ def store(tmp_path_factory) -> ArtifactStore:
 @pytest.fixture(scope="module")
 def url(store) -> Iterator[str]:
     os.environ["MANTA_API_KEY"] = KEY
-    start_local(num_cpus=2)
+    start_local(num_cpus=2, **REPORT_EVERY_SECOND)
     config = ServeConfig(
         root=str(store.root), model="tiny", port=free_port(), threads=1, max_batch=4, max_queued_requests=12
     )
@@ -315,6 +316,41 @@ def test_chat_command_against_the_server(url, capsys, monkeypatch):
         chat_stage.run(ChatConfig(**ask))
     with pytest.raises(UserError, match=r"no server at http://127\.0\.0\.1:9 .* `manta serve`"):
         chat_stage.run(ChatConfig(url="http://127.0.0.1:9", message="x"))
+
+
+def test_what_is_measured_is_at_rays_endpoint(client, url):
+    def total(name: str, **labels: str) -> float:
+        series = scrape()[f"ray_manta_serving_{name}"]
+        return sum(value for found, value in series if labels.items() <= found.items())
+
+    def totals() -> dict[str, float]:
+        ok = {"model": "tiny", "deployment": "model", "application": "manta", "status": "200"}
+        return {
+            "completions": total("requests_total", endpoint="completions", **ok),
+            "chats": total("requests_total", endpoint="chat", **ok),
+            "unknown": total("requests_total", endpoint="chat", status="404"),
+            "generated": total("generated_tokens_total", model="tiny"),
+            "prompt": total("prompt_tokens_total", model="tiny"),
+            "first tokens": total("time_to_first_token_seconds_count", model="tiny"),
+            "answers": total("request_seconds_count", model="tiny"),
+        }
+
+    wait_until_idle(url)
+    time.sleep(4)  # Until what happened before has been sampled, reported and collected.
+    before = totals()
+    endless = {"extra_body": {"ignore_eos": True}}
+    client.completions.create(model="tiny", prompt=[5, 6, 7], max_tokens=12, **endless)
+    list(
+        client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=8, stream=True, **endless)
+    )
+    prompt = client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=1).usage.prompt_tokens
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="other", messages=MESSAGES)
+    expected = {"completions": 1, "chats": 2, "unknown": 1, "generated": 12 + 8 + 1, "prompt": 3 + 2 * prompt}
+    expected |= {"first tokens": 3, "answers": 4}
+    after = {name: before[name] + more for name, more in expected.items()}
+    wait_for(lambda: totals() == after, f"{before} did not grow by {expected}")
+    assert total("running") == total("waiting") == 0
 
 
 def test_mistakes_are_found_before_ray_starts(store, monkeypatch):

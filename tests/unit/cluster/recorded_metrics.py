@@ -38,6 +38,11 @@ class Recorded:
         """What a histogram was given."""
         return [value for (known, _), values in self._values.items() if known == name for value in values]
 
+    def forget(self) -> None:
+        """As if nothing had been emitted."""
+        self._values.clear()
+        self.kinds.clear()
+
     def names(self) -> set[str]:
         """Of everything emitted."""
         return set(self.kinds)
