@@ -1,5 +1,6 @@
 """A proxy in front of an S3 server that fails now and then, as networks and servers do."""
 
+import contextlib
 import http.client
 import random
 import socket
@@ -18,6 +19,9 @@ FAULTS: tuple[Fault, ...] = ("unavailable", "slow down", "reset", "truncated", "
 """503 ServiceUnavailable; 503 SlowDown; the connection is cut before the request is forwarded; the answer's
 body ends too early; the request is carried out and its answer never arrives.
 """
+
+_OURS = {"transfer-encoding", "connection", "content-length", "server", "date"}
+"""Headers that this server sends itself."""
 
 
 class FaultyS3:
@@ -127,9 +131,7 @@ def _handler(proxy: FaultyS3, port: int) -> type[BaseHTTPRequestHandler]:
             pass
 
         def handle(self) -> None:
-            try:
+            with contextlib.suppress(ConnectionError, ValueError):  # it was cut, by us or by the client
                 super().handle()
-            except (ConnectionError, ValueError):  # it was cut, by us or by the client
-                pass
 
     return Handler
