@@ -9,13 +9,7 @@ from typing import Any
 import pydantic
 import yaml
 from ray._common.utils import import_attr
-from ray.serve.schema import (
-    DeploymentSchema,
-    HTTPOptionsSchema,
-    RayActorOptionsSchema,
-    ServeApplicationSchema,
-    ServeDeploySchema,
-)
+from ray.serve.schema import HTTPOptionsSchema, ServeApplicationSchema, ServeDeploySchema
 
 from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
 from tests.unit.infra.kubernetes_schema import schema_problems
@@ -88,11 +82,6 @@ def _serve(documents: list[Document]) -> Iterator[str]:
         yield from _unknown_fields(config, ServeDeploySchema)
         yield from _unknown_fields(config["http_options"], HTTPOptionsSchema)
         yield from _unknown_fields(application, ServeApplicationSchema)
-        for deployment in application.get("deployments", []):
-            yield from _unknown_fields(deployment, DeploymentSchema)
-            yield from _unknown_fields(deployment.get("ray_actor_options", {}), RayActorOptionsSchema)
-            if deployment["name"] != "model":
-                yield f"serveConfigV2: the application has no deployment {deployment['name']}"
         try:
             import_attr(application["import_path"])
         except (ImportError, AttributeError) as error:
@@ -115,11 +104,18 @@ def _unknown_fields(config: Document, schema: type[pydantic.BaseModel]) -> Itera
 
 
 def _replicas_fit(service: Document, options: ServedModel) -> Iterator[str]:
+    if not options.threads:
+        yield "serveConfigV2: args.threads is missing"
+        return
     room = 0
     for group in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]:
-        cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-        room += group["minReplicas"] * (cpus // (options.threads or cpus))
-    if not options.threads or room < options.replicas:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        fit = int(limits["cpu"]) // options.threads
+        gpus = int(limits.get("nvidia.com/gpu", 0))
+        if bool(gpus) != bool(options.gpus):
+            yield f"{group['groupName']} has {gpus} GPUs, a replica {options.gpus}"
+        room += group["minReplicas"] * (min(fit, gpus) if gpus else fit)
+    if room < options.replicas:
         yield f"{options.replicas} replicas of {options.threads} threads do not fit on the nodes ({room} do)"
 
 
