@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -50,11 +52,16 @@ class Cluster:
 
         if not ray.is_initialized():
             address = self._address or os.environ.get("RAY_ADDRESS") or running_address()
-            if address:
-                _join(address)
-                self.joined = True
-            else:
-                start_local()
+            try:
+                with _own_sigterm_handler():
+                    if address:
+                        _join(address)
+                        self.joined = True
+                    else:
+                        start_local()
+            except BaseException:
+                ray.shutdown()  # Half a connection would abort the process when it exits.
+                raise
         self._connected = True
         if self._announce is not None:
             self._announce(self.describe())
@@ -172,6 +179,20 @@ def _join(address: str) -> None:
             f"cannot join the Ray cluster at {address}: {_first_line(error)}; see `manta doctor`"
         ) from error
     _quiet_loggers()
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keep the handler of SIGTERM that the command has set.
+
+    Ray puts another in its place, and below Python's one that prints a C++ stack before it calls that.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _first_line(error: Exception) -> str:

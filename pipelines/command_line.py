@@ -91,7 +91,9 @@ def describe(error: pydantic.ValidationError) -> str:
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
         message = item["msg"].removeprefix("Value error, ")
-        parts.append(f"{place}: {message} (got {item['input']!r})" if place else message)
+        if item["type"] != "value_error" or place:  # Validators of ours name the value themselves.
+            message = f"{message} (got {item['input']!r})"
+        parts.append(f"{place}: {message}" if place else message)
     return "; ".join(parts)
 
 

@@ -2,9 +2,9 @@
 
     coroutines ──commands──► queue ──► [ commands, then step(), then deliver ] ──outputs──► mailboxes
 
-Everything that touches the engine runs in its thread between two steps, as a command: abort, pause, new
-weights and health are answered while it generates. A step's outputs wake each event loop once, not once per
-request, and a slow consumer finds what piled up as one batch.
+Everything that touches the engine runs in its thread between two steps, as a command: abort, pause and
+new weights are answered while it generates. A step's outputs wake each event loop once, not once per request,
+and a slow consumer finds what piled up as one batch.
 """
 
 import asyncio

@@ -1,6 +1,5 @@
 """One engine in one Ray actor: token ids in, token ids out, weights by reference."""
 
-import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,11 +60,3 @@ class EngineActor:
         """Swap in weights sent as flat uint8 buckets (see weights.py); returns the version now served."""
         self.engine.update_weights(unpack(buckets, layout), version)
         return self.engine.weights_version
-
-    def health(self) -> dict[str, int]:
-        """Process id, version of the weights and requests under way."""
-        return {
-            "pid": os.getpid(),
-            "weights_version": self.engine.weights_version,
-            "requests": len(self.engine.sequences),
-        }

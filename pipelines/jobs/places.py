@@ -27,8 +27,8 @@ def move_places(config: _Config, move: Move) -> _Config:
     return config.model_copy(update=moved)
 
 
-def move_place(flag: str, place: str, url: str) -> str:
-    """A place as the cluster with this dashboard shall see it.
+def move_place(flag: str, place: str, dashboard: Callable[[], str]) -> str:
+    """A place as the cluster with this dashboard shall see it; the dashboard is looked for if that matters.
 
     On this machine it is made absolute: jobs run in a folder of their own, where relative paths mean nothing.
 
@@ -37,7 +37,7 @@ def move_place(flag: str, place: str, url: str) -> str:
     """
     if "://" in place:
         return place
-    if not runs_here(url):
+    if not runs_here(url := dashboard()):
         raise UserError(
             f"{flag} {place} is a place on this machine, which the cluster at {url} does not see: "
             "give one in object storage (s3://BUCKET/PREFIX)"

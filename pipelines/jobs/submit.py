@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("submit what? manta submit [OPTIONS] STAGE [ITS OPTIONS]; see `manta submit --help`")
     _check_names(config.env)
     dashboard = functools.cache(lambda: find_dashboard(config.address))  # Asked for after the command line.
-    job_command = _read(command, lambda flag, place: move_place(flag, place, dashboard()))
+    job_command = _read(command, lambda flag, place: move_place(flag, place, dashboard))
     if job_command is None:
         return 0
     jobs = Jobs(dashboard())

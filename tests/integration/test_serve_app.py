@@ -1,4 +1,4 @@
-"""The application that a Serve config file names, deployed from the RayService's own file as by KubeRay."""
+"""The application that a Serve config file names, deployed from the RayService's own file."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -10,6 +10,7 @@ from llm.engine.engine import Engine
 from llm.engine.generate import generate
 from llm.engine.request import Request, RequestError, SamplingParams
 from llm.models.decoder import Decoder
+from llm.models.presets import model_config
 from tests.unit.llm.engine.reference import generate_alone, lively_model
 
 torch.set_num_threads(1)
@@ -173,19 +174,29 @@ def test_pause_holds_everything(model):
 
 
 def test_bfloat16_stays_close():
-    requests = [
-        Request(str(i), prompt(40, i), SamplingParams(8, temperature=0, logprobs=1)) for i in range(4)
-    ]
+    """Log-probabilities of prompts and of what bf16 samples, against an fp32 forward pass of the whole."""
 
-    def plain_model():
-        plain = Decoder(lively_model().config)
-        plain.init_weights(0)
-        return plain
+    def spread_model():
+        spread = Decoder(model_config("tiny-100k", 500, tie_embeddings=False))
+        spread.init_weights(0)
+        with torch.no_grad():
+            spread.head.weight.mul_(15)
+        return spread.eval()
 
-    exact = generate(Engine(plain_model()), requests)
-    rounded = generate(Engine(plain_model(), dtype=torch.bfloat16), requests)
-    first = [(a.logprobs[0], b.logprobs[0]) for a, b in zip(exact, rounded, strict=True)]
-    np.testing.assert_allclose(*zip(*first, strict=True), atol=0.15)
+    params = SamplingParams(12, prompt_logprobs=True)
+    requests = [Request(str(i), prompt(40 + i, i), params) for i in range(4)]
+    completions = generate(Engine(spread_model(), step_tokens=50, dtype=torch.bfloat16), requests)
+    exact, rounded = [], []
+    for completion in completions:
+        tokens = torch.tensor(completion.prompt_ids + completion.response_ids)
+        with torch.no_grad():
+            logits = spread_model()(tokens[None])[0, :-1, :500]
+        exact.append(torch.log_softmax(logits, -1).gather(1, tokens[1:, None]).squeeze(1))
+        rounded.append(torch.tensor(completion.prompt_logprobs + completion.logprobs))
+    difference = (torch.cat(rounded) - torch.cat(exact)).abs()
+    assert len(difference) == sum(len(request.prompt_ids) + 11 for request in requests)
+    assert torch.cat(exact).std() > 1.5, "tokens differ enough in probability for an error to show"
+    assert 1e-4 < difference.max() < 0.1
 
 
 @pytest.mark.parametrize(
