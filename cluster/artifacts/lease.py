@@ -159,6 +159,15 @@ class Lease:
         return json.dumps(content, sort_keys=True).encode()
 
 
+def is_held(folder: Folder, name: str) -> bool:
+    """Whether somebody holds the lease, as far as can be seen without waiting."""
+    content = _read(folder, name)
+    if content is None:
+        return False
+    state = json.loads(content)
+    return state["state"] == "held" and not _is_gone(state["holder"])
+
+
 def describe_holder(content: bytes | None) -> str:
     """Who holds a lease, for people."""
     if content is None:

@@ -14,7 +14,7 @@ from cluster.artifacts.draft import Draft, existing
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
-from cluster.artifacts.pointer import read_pointer
+from cluster.artifacts.pointer import POINTER, move_pointer, read_pointer
 from cluster.artifacts.storage import Storage, open_storage
 from cluster.errors import UserError
 
@@ -62,6 +62,14 @@ class ArtifactStore:
     def newest(self, kind: str, name: str) -> str | None:
         """The version that ``KIND/NAME`` points to; None if it has none that is finished."""
         return read_pointer(self._folder(kind, name))
+
+    def point(self, kind: str, name: str, version: str | None) -> None:
+        """Let ``KIND/NAME`` stand for a version, or for none."""
+        folder = self._folder(kind, name)
+        if version is None:
+            folder.delete([POINTER])
+        else:
+            move_pointer(folder, version)
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
         """Finished artifacts, by kind in the order of the chain, then name, then version."""

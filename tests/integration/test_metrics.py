@@ -42,7 +42,7 @@ def run_label(artifact: Artifact) -> dict[str, str]:
 
 def history(artifact: Artifact) -> list[dict[str, float]]:
     """What an offline run of wandb wrote down."""
-    (path,) = (artifact.path / "wandb").glob("offline-run-*/run-*.wandb")
+    (path,) = (artifact.fetch() / "wandb").glob("offline-run-*/run-*.wandb")
     rows = []
     for data in leveldb_log(path.read_bytes()):
         record = Record.FromString(data)
@@ -109,7 +109,7 @@ def test_pretraining(root: Path) -> None:
         artifact = pretrain.run(config, CLUSTER)
     label = run_label(artifact)
     assert label["run"].startswith("base-")
-    records = read_records(artifact.path / "metrics.jsonl")
+    records = read_records(artifact.fetch() / "metrics.jsonl")
     for name in ("step", "loss", "learning_rate", "grad_norm", "heldout_bits_per_byte"):
         logged = [pytest.approx(record[name]) for record in records if name in record]
         values = seen.values(f"training_{name}", **label)
@@ -122,7 +122,7 @@ def test_pretraining(root: Path) -> None:
     assert 0 < seen.last("training_checkpoint_seconds", **label) < 60
     assert 0 < seen.last("training_data_wait_seconds", **label) < seen.last("training_seconds", **label)
 
-    timing = read_records(artifact.path / "timing.jsonl")
+    timing = read_records(artifact.fetch() / "timing.jsonl")
     logged, expected = merged(history(artifact)), merged([*records, *timing])
     assert logged.keys() == {step for step in expected if step % config.log_every == 0}
     for step, values in logged.items():
@@ -153,8 +153,8 @@ def test_alignment(root: Path) -> None:
     with Watch() as seen:
         artifact = rlhf.run(config, CLUSTER)
     label = run_label(artifact)
-    records = read_records(artifact.path / "metrics.jsonl")
-    timing = read_records(artifact.path / "timing.jsonl")
+    records = read_records(artifact.fetch() / "metrics.jsonl")
+    timing = read_records(artifact.fetch() / "timing.jsonl")
     expected = merged([*records, *timing])
     gauges = {metric.name for metric in METRICS if metric.group == "rlhf" and metric.kind == "gauge"}
     assert expected[2].keys() == gauges | {"engine_deaths"}, "what is measured is what is declared"

@@ -1,0 +1,51 @@
+"""``manta rm``: remove artifacts that nothing else was made from."""
+
+from typing import Annotated
+
+import tyro
+
+from cluster.artifacts.manifest import MANIFEST, Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
+from pipelines.inspect.format import format_bytes
+from pipelines.inspect.show import find
+from pipelines.progress import console
+from pipelines.stage_config import Frozen
+
+
+class RmConfig(Frozen):
+    """Remove artifacts. Refused for one that others were made from, unless they are named too."""
+
+    artifacts: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """KIND/NAME (its newest version) or KIND/NAME/VERSION."""
+    root: str = "runs/default"
+    """Where the artifacts are."""
+    dry_run: bool = False
+    """Only say what would be removed."""
+
+
+def run(config: RmConfig) -> None:
+    """Check everything, then remove."""
+    store = ArtifactStore(config.root)
+    chosen = {artifact.ref: artifact for artifact in (find(store, each) for each in config.artifacts)}
+    if not chosen:
+        raise UserError("name the artifacts to remove; `manta ls` lists them")
+    for user in store.artifacts():
+        for source in user.manifest["inputs"].values():
+            if source["ref"] in chosen and user.ref not in chosen:
+                raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
+    for artifact in chosen.values():
+        if not config.dry_run:
+            remove(store, artifact)
+        verb = "would remove" if config.dry_run else "removed"
+        console.print(f"{verb} {artifact.ref}, {format_bytes(artifact.bytes)}")
+
+
+def remove(store: ArtifactStore, artifact: Artifact) -> None:
+    """Remove an artifact with all that is in its folder; its name then stands for the newest that is left."""
+    # Without its manifest it is no artifact: whatever happens next, nobody will read half of it.
+    artifact.folder.delete([MANIFEST])
+    left = [each for each in store.artifacts(artifact.kind) if each.name == artifact.name]
+    newest = max(left, key=lambda each: float(each.run().get("started", 0)), default=None)
+    store.point(artifact.kind, artifact.name, newest.version if newest else None)
+    artifact.folder.delete()

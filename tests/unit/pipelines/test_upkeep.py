@@ -1,0 +1,102 @@
+"""diff, rm and gc: they say what they do, and spare what is needed."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifacts.draft import Draft
+from cluster.artifacts.manifest import Artifact, verify
+from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
+from pipelines.inspect import diff, gc, rm
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path)
+
+
+def make(store: ArtifactStore, ref: str, inputs: dict[str, Artifact] | None = None, **what: Any) -> Artifact:
+    draft = begin(store, ref, inputs, **what)
+    draft.write("data.txt", repr(what).encode())
+    draft.ledger.commit("unit-0", {})
+    (draft.folder / "work").write("between.txt", b"0123456789")
+    for step in (10, 20):
+        (draft.folder / f"checkpoints/step-{step:08d}").write("manifest.json", b'{"files": {}}')
+    return draft.commit({"rows": len(what)})
+
+
+def begin(store: ArtifactStore, ref: str, inputs: dict[str, Artifact] | None = None, **what: Any) -> Draft:
+    kind, name = ref.split("/")
+    started = store.begin(kind=kind, name=name, stage="made", logic_version=1, what=what, inputs=inputs or {})
+    assert isinstance(started, Draft)
+    return started
+
+
+def test_diff_names_fields_inputs_and_files(store: ArtifactStore) -> None:
+    one, two = make(store, "corpora/a", seed=1), make(store, "corpora/a", seed=2, size=3)
+    lines = diff.differences(one, two)
+    assert "what.seed: 1 → 2" in lines
+    assert "what.size: (none) → 3" in lines
+    assert "counts.rows: 1 → 2" in lines
+    assert f"files.data.txt: {one.bytes} → {two.bytes} bytes" in lines
+    assert diff.differences(one, one) == []
+
+
+def test_rm_refuses_what_others_are_made_from(store: ArtifactStore) -> None:
+    corpus = make(store, "corpora/a")
+    tokens = make(store, "tokens/b", {"corpus": corpus})
+    with pytest.raises(UserError, match=rf"{tokens.ref} was made from {corpus.ref}"):
+        rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
+    rm.run(rm.RmConfig(artifacts=("corpora/a", "tokens/b"), root=store.root, dry_run=True))
+    assert len(store.artifacts()) == 2
+    rm.run(rm.RmConfig(artifacts=("corpora/a", "tokens/b"), root=store.root))
+    assert store.artifacts() == []
+    assert store.storage.files("corpora") == {}
+
+
+def test_a_name_falls_back_to_the_newest_version_that_is_left(store: ArtifactStore) -> None:
+    first, second, third = (make(store, "corpora/a", seed=seed) for seed in range(3))
+    rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
+    assert store.resolve("corpora", "a") == second
+    rm.run(rm.RmConfig(artifacts=(first.ref,), root=store.root))
+    assert store.resolve("corpora", "a") == second
+    with pytest.raises(UserError, match="does not exist"):
+        store.resolve("corpora", f"a/{third.version}")
+
+
+def test_gc_spares_artifacts_drafts_and_whoever_works(store: ArtifactStore, tmp_path: Path) -> None:
+    made = make(store, "models/a")
+    unfinished = begin(store, "models/b")
+    unfinished.ledger.commit("unit-0", {})
+    held = set(store.storage.files("models/b"))
+    scratch = tmp_path / "models" / "a" / made.version / ".writing-x"
+    scratch.mkdir()
+    (scratch / "half").write_bytes(b"12345")
+    recent = tmp_path / "models" / "a" / made.version / "new.partial"
+    recent.write_bytes(b"1")
+    os.utime(scratch, (time.time() - 10**6,) * 2)
+
+    gc.run(gc.GcConfig(root=store.root, dry_run=True, drafts=True))
+    assert scratch.exists()
+    assert "work/between.txt" in made.folder.files()
+    gc.run(gc.GcConfig(root=store.root))
+    left = made.folder.files()
+    assert sorted(left) == [
+        "checkpoints/step-00000020/manifest.json",
+        "data.txt",
+        "manifest.json",
+        "new.partial",
+        "run.json",
+    ]
+    assert not scratch.exists()
+    assert list(verify(made)) == []
+    assert set(store.storage.files("models/b")) == held
+    assert unfinished.ticket.is_current()
+
+    unfinished.close()
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    assert store.storage.files(f"models/b/{unfinished.version}") == {}
