@@ -1,0 +1,106 @@
+"""Every fault against every stage, and a table of what came of it.
+
+    python -m tests.faults [--quick] [--keep FOLDER]
+
+Exit code 1 if anything was lost or came out different.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input
+from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
+from tests.faults.object_storage_faults import faulty_storage
+from tests.faults.reference import index_of, prepare, reference
+
+_KILLS = {"pretrain": 20}
+_KILLS_OF_OTHERS = 10
+_TRAINING = ("pretrain", "finetune", "reward", "rlhf")
+_VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
+
+Case = tuple[str, str, Callable[[int], Outcome], int]
+"""Stage, fault, the case by its seed, and how many of them."""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    options.add_argument("--quick", action="store_true", help="one run a case")
+    options.add_argument(
+        "--keep", type=Path, help="keep the undisturbed run in this folder, or use that in it"
+    )
+    options.add_argument("--stage", action="append", help="only this stage")
+    chosen = options.parse_args()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="manta-faults-") as scratch:
+        root = (chosen.keep or Path(scratch)) / "reference"
+        console.print("the undisturbed run …")
+        undisturbed = reference(root) if (root / "models" / "aligned").exists() else prepare(root)
+        table = Table("stage", "fault", "runs", "result")
+        lost = 0
+        for stage, fault, case, count in cases(undisturbed, Path(scratch)):
+            if chosen.stage and stage not in chosen.stage:
+                continue
+            count = 1 if chosen.quick else count
+            began = time.monotonic()
+            outcomes = [case(seed) for seed in range(count)]
+            result, bad = summary(outcomes)
+            lost += bad
+            table.add_row(stage, fault, str(count), result)
+            console.print(f"{stage}, {fault}: {result} ({time.monotonic() - began:.0f} s)", markup=False)
+        console.print(table)
+    console.print("none lost, none different" if not lost else f"{lost} lost or different")
+    return 1 if lost else 0
+
+
+def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
+    """All of them, in the order of the chain."""
+    for stage in KINDS:
+        index = index_of(stage)
+        kills = _KILLS.get(stage, _KILLS_OF_OTHERS)
+        for place, victim in enumerate(_VICTIMS):
+
+            def kill(seed: int, index: int = index, victim: Victim = victim) -> Outcome:
+                return kill_once(undisturbed, index, victim, seed, scratch)
+
+            count = kills // len(_VICTIMS) + (place < kills % len(_VICTIMS))
+            yield stage, f"{victim} killed", kill, count
+    for stage in KINDS:
+        index = index_of(stage)
+        for name in DAMAGES:
+            if stage in _TRAINING:
+
+                def checkpoint(seed: int, index: int = index, name: str = name) -> Outcome:
+                    return damage_checkpoint(undisturbed, index, name, seed, scratch)
+
+                yield stage, f"checkpoint {name}", checkpoint, 2
+            if stage != "corpus":
+
+                def source(seed: int, index: int = index, name: str = name) -> Outcome:
+                    return damage_input(undisturbed, index, name, seed, scratch)
+
+                yield stage, f"input {name}", source, 2
+    yield from faulty_storage(undisturbed, scratch)
+
+
+def summary(outcomes: list[Outcome]) -> tuple[str, int]:
+    """What came of some runs, in a few words, and how many are lost or different."""
+    bad = [each for each in outcomes if each.problems or not (each.same or each.refused)]
+    if bad:
+        return f"{len(bad)} of {len(outcomes)}: " + "; ".join(
+            bad[0].problems or ["it came out different"]
+        ), len(bad)
+    if all(each.refused for each in outcomes):
+        return "refused in one line", 0
+    again = sum(each.runs > 1 for each in outcomes)
+    return "the same" + (f" ({again} needed the command a second time)" if again else ""), 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Runs one stage of the smoke quickstart in a process of its own, to be killed.
+
+    python -m tests.faults.driver ROOT STEP [--nodes]
+
+With `--nodes` it runs on a cluster of several nodes on this machine, whose process ids it prints.
+"""
+
+import sys
+from typing import Any
+
+from cluster.errors import UserError
+from pipelines.cli import run_stage
+from pipelines.quickstart.chain import Step, chain
+from pipelines.quickstart.config import QuickstartConfig
+
+NODE_CPUS = 2
+_OFTEN = {
+    "pretrain": {"checkpoint_every": 5, "log_every": 1},
+    "finetune": {"checkpoint_every": 2, "log_every": 1},
+    "reward": {"checkpoint_every": 2, "log_every": 1},
+    "rlhf": {"checkpoint_every": 1},
+}
+"""Says how, not what: the artifacts stay those of the quickstart."""
+
+
+def step_of(root: str, index: int) -> Step:
+    """A step of the smoke quickstart, with a checkpoint every few steps."""
+    step = chain(QuickstartConfig(root=root, scale="smoke"))[index]
+    config = step.config.model_copy(update=_OFTEN.get(step.stage, {}))
+    return Step(step.stage, config, step.title)
+
+
+def main(root: str, index: int, nodes: bool) -> int:
+    import importlib
+
+    step = step_of(root, index)
+    config: Any = step.config
+    if nodes:
+        config = config.model_copy(update={"address": start_nodes()})
+    try:
+        return run_stage(importlib.import_module(f"pipelines.{step.stage}.stage"), config)
+    except UserError as error:
+        print(f"manta: error: {error}", file=sys.stderr)
+        return 2
+
+
+def start_nodes() -> str:
+    """A head without CPUs and two nodes; prints the process ids of the nodes' raylets."""
+    from ray.cluster_utils import Cluster as SimulatedCluster
+
+    simulated = SimulatedCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        node = simulated.add_node(num_cpus=NODE_CPUS)
+        print("node", node.all_processes["raylet"][0].process.pid, flush=True)
+    simulated.wait_for_nodes()
+    address: str = simulated.address
+    return address
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), "--nodes" in sys.argv[3:]))

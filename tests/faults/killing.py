@@ -1,0 +1,153 @@
+"""One run of a stage in which something is killed at a random moment, and what came of it."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from cluster.artifacts.manifest import Artifact, verify
+from cluster.artifacts.store import ArtifactStore
+from tests.faults.driver import step_of
+
+Victim = Literal["worker", "driver", "node"]
+
+KINDS = {
+    "corpus": "corpora",
+    "tokens": "tokens",
+    "pretrain": "models",
+    "finetune": "models",
+    "reward": "models",
+    "rlhf": "models",
+}
+"""Stages that are killed, and what they make."""
+_WORKERS = ("ray::MapWorker", "ray::RayTrainWorker", "ray::EngineActor", "ray::Learner", "ray::Scorer")
+_LONGEST_RUN_SECONDS = 300.0
+_MOST_RUNS = 4
+
+
+@dataclass
+class Outcome:
+    """How a case ended."""
+
+    runs: int
+    """Of the command, until it succeeded."""
+    same: bool
+    """Whether the artifact equals the undisturbed one in every byte of its manifest."""
+    refused: bool = False
+    """Whether there is none, and one clear error instead."""
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A finished smoke quickstart, and how long each stage works."""
+
+    root: Path
+    seconds: dict[int, float]
+
+    def artifact(self, index: int) -> Artifact:
+        """What the step made."""
+        step = step_of(str(self.root), index)
+        return ArtifactStore(self.root).resolve(KINDS[step.stage], step.config.name)
+
+
+def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scratch: Path) -> Outcome:
+    """Run a step on a copy of the reference that lacks its artifact; kill `victim` once, at a random moment;
+    then run the same command until it succeeds.
+    """
+    choice = random.Random(f"{index}/{victim}/{seed}")
+    expected = reference.artifact(index)
+    root = link_tree(reference.root, scratch / f"{index}-{victim}-{seed}")
+    draft = root / expected.kind / expected.name / expected.version
+    shutil.rmtree(draft)
+    delay = choice.uniform(0, reference.seconds[index])
+    problems: list[str] = []
+    for run in range(1, _MOST_RUNS + 1):
+        process = start(root, index, nodes=victim == "node" and run == 1)
+        try:
+            if run == 1:
+                _wait_for(draft, process)
+                time.sleep(delay)
+                _kill(victim, process, choice)
+            _, errors = process.communicate(timeout=_LONGEST_RUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            problems.append("it hung")
+            errors = ""
+        finally:
+            end(process)
+        if "Traceback" in errors:
+            problems.append(f"a traceback: {errors.strip().splitlines()[-1]}")
+        if process.returncode == 0:
+            break
+        if victim != "driver" and run == 1 and "manta: error:" not in errors:
+            problems.append(f"exit code {process.returncode} without an error")
+    made = ArtifactStore(root).resolve(expected.kind, expected.name)
+    problems += verify(made)
+    same = (draft / "manifest.json").read_bytes() == expected.folder.read("manifest.json")
+    log = draft / "metrics.jsonl"
+    if log.exists() and log.read_bytes() != expected.folder.read("metrics.jsonl"):
+        problems.append("metrics.jsonl differs")
+    shutil.rmtree(root)
+    return Outcome(run, same, problems=problems)
+
+
+def link_tree(source: Path, target: Path) -> Path:
+    """A copy that shares the files: artifacts are replaced, never written to."""
+    shutil.copytree(source, target, copy_function=os.link)
+    return target
+
+
+def start(root: Path, index: int, nodes: bool = False) -> "subprocess.Popen[str]":
+    """The driver of a step, in a session of its own."""
+    command = [sys.executable, "-m", "tests.faults.driver", str(root), str(index)]
+    return subprocess.Popen(
+        command + ["--nodes"] * nodes,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + _LONGEST_RUN_SECONDS
+    while not draft.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> None:
+    """Kill one process; nothing if the run has ended before."""
+    if victim == "driver":
+        driver.kill()
+        return
+    try:
+        below = psutil.Process(driver.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    found = []
+    for process in below:
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        is_node = "raylet/raylet" in command and "--head" not in command
+        if is_node if victim == "node" else command.startswith(_WORKERS):
+            found.append(process.pid)
+    if found:
+        os.kill(choice.choice(sorted(found)[-2:] if victim == "node" else sorted(found)), signal.SIGKILL)
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Leave nothing of the run behind: its processes are of one group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
