@@ -32,9 +32,7 @@ Case = tuple[str, str, Callable[[int], Outcome], int]
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     options.add_argument("--quick", action="store_true", help="one run a case")
-    options.add_argument(
-        "--keep", type=Path, help="keep the undisturbed run in this folder, or use that in it"
-    )
+    options.add_argument("--keep", type=Path, help="keep the undisturbed run here, or use the one here")
     options.add_argument("--stage", action="append", help="only this stage")
     chosen = options.parse_args()
     console = Console()
@@ -93,9 +91,8 @@ def summary(outcomes: list[Outcome]) -> tuple[str, int]:
     """What came of some runs, in a few words, and how many are lost or different."""
     bad = [each for each in outcomes if each.problems or not (each.same or each.refused)]
     if bad:
-        return f"{len(bad)} of {len(outcomes)}: " + "; ".join(
-            bad[0].problems or ["it came out different"]
-        ), len(bad)
+        why = "; ".join(bad[0].problems or ["it came out different"])
+        return f"{len(bad)} of {len(outcomes)}: {why}", len(bad)
     if all(each.refused for each in outcomes):
         return "refused in one line", 0
     again = sum(each.runs > 1 for each in outcomes)
