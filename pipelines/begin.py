@@ -3,10 +3,14 @@
 from typing import Any
 
 from cluster.artifacts.draft import Draft
-from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
 from pipelines.progress import console
 from pipelines.stage_config import StageConfig
+
+_CHECKED_BYTES = 16 * 2**30
+"""Inputs up to this size are read and compared with their manifests first: ten seconds or so."""
 
 
 def begin(
@@ -18,11 +22,14 @@ def begin(
     logic_version: int,
     what: dict[str, Any] | None = None,
 ) -> Artifact | Draft:
-    """`ArtifactStore.begin` with all that a stage's configuration says.
+    """`ArtifactStore.begin` with all that a stage's configuration says; the inputs of a draft are whole.
 
     what: the identity of the result, where it is more than `config.what()`.
+
+    Raises:
+        UserError: an input is damaged, or what `ArtifactStore.begin` raises.
     """
-    return ArtifactStore(config.root).begin(
+    started = ArtifactStore(config.root).begin(
         kind=kind,
         name=config.name,
         stage=stage,
@@ -33,3 +40,21 @@ def begin(
         force=config.force,
         announce=console.print,
     )
+    if isinstance(started, Draft):
+        check_inputs(inputs)
+    return started
+
+
+def check_inputs(inputs: dict[str, Artifact]) -> None:
+    """Raise UserError if a file of an input is not as its manifest says.
+
+    On a disk only: what comes out of object storage is checked on its way in. Large inputs are left to
+    `manta verify`.
+    """
+    for artifact in inputs.values():
+        if artifact.folder.local is None or artifact.bytes > _CHECKED_BYTES:
+            continue
+        for problem in verify(artifact, checkpoints=False):
+            raise UserError(
+                f"{problem}; it is an input: make {artifact.ref} again with --force, or restore the file"
+            )

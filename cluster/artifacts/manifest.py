@@ -91,14 +91,14 @@ class Artifact:
         return self.folder.open(name)
 
 
-def verify(artifact: Artifact) -> Iterator[str]:
+def verify(artifact: Artifact, checkpoints: bool = True) -> Iterator[str]:
     """What is wrong with an artifact: one line a file that is missing or changed.
 
-    Checkpoints inside a model have manifests of their own and are checked too.
+    Checkpoints inside a model have manifests of their own and are checked too, unless told otherwise.
     """
     found = artifact.folder.files()
     yield from _differences(artifact.folder, artifact.files, found)
-    for name in found:
+    for name in found if checkpoints else ():
         if name.startswith("checkpoints/") and name.count("/") == 2 and name.endswith(f"/{MANIFEST}"):
             checkpoint = name.removesuffix(f"/{MANIFEST}")
             files = json.loads(artifact.folder.read(name))["files"]

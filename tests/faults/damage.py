@@ -61,9 +61,8 @@ def damage_input(reference: Reference, index: int, damage: str, seed: int, scrat
     process = start(root, index)
     _, errors = process.communicate(timeout=300)
     end(process)
-    problems = (
-        [] if process.returncode == 2 and errors.count("\n") == 1 else [f"exit code {process.returncode}"]
-    )
+    is_one_line = process.returncode == 2 and errors.count("\n") == 1
+    problems = [] if is_one_line else [f"exit code {process.returncode}"]
     problems += [] if f"{source}/{file}" in errors else [f"the error does not name {file}: {errors.strip()}"]
     problems += ["a half-made artifact"] if (draft / "manifest.json").exists() else []
     shutil.rmtree(root)

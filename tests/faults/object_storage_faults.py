@@ -68,9 +68,8 @@ def _run(
                 env=environment,
             )
             if outage:
-                threading.Thread(
-                    target=_go_away, args=(proxy, undisturbed.seconds[index]), daemon=True
-                ).start()
+                away = (proxy, undisturbed.seconds[index])
+                threading.Thread(target=_go_away, args=away, daemon=True).start()
             _, errors = process.communicate(timeout=900)
         problems = [] if process.returncode == 0 else [errors.strip()[-200:]]
         problems += [] if sum(proxy.injected.values()) else ["no fault was injected"]
