@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -123,11 +124,22 @@ class Cluster:
 
 @contextmanager
 def connect(address: str | None = None, announce: Callable[[str], None] | None = None) -> Iterator[Cluster]:
-    """A cluster for the length of the block; `announce` is told once, when it is joined or started."""
+    """A cluster for the length of the block; `announce` is told once, when it is joined or started.
+
+    When the block is interrupted, the process is about to end and Ray ends with it. Leaving first would take
+    seconds that a job which is stopped does not have, and Ray ends a process with exit code 1, and without a
+    word, when a thread still uses it.
+    """
     cluster = Cluster(address, announce)
     try:
         yield cluster
-    finally:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # They hold what still runs on Ray, such as an iterator.
+        cluster.close()
+        raise
+    else:
         cluster.close()
 
 

@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-import socket
 import stat
 import sys
 from collections.abc import Iterator
@@ -15,12 +14,16 @@ from typing import Literal
 
 import psutil
 
-from cluster.auth import has_token, requires_token, token_path
+from cluster.addresses import answers
+from cluster.auth import has_token, refuses_our_token, requires_token, sent_token, token_path
+from cluster.dashboard import find_dashboard, look_at
+from cluster.errors import UserError
+from cluster.head import running_head
 
 _QUICKSTART_MEMORY = 8 * 2**30
 _QUICKSTART_DISK = 2 * 2**30
 _OURS = ("llm", "pipelines", "cluster")
-_PORTS = {6379: "`ray start --head`", 8265: "Ray's dashboard and jobs", 8000: "`manta serve`"}
+_PORTS = {6379: "Ray clusters", 8265: "Ray's dashboard and jobs", 8000: "`manta serve`"}
 
 
 @dataclass(frozen=True)
@@ -147,23 +150,52 @@ def ray_cluster() -> Iterator[Finding]:
     theirs = requires_token(address)
     if theirs is None:
         yield Finding("bad", f"nothing answers at {address}: unset RAY_ADDRESS or start the cluster again")
-    elif theirs and ours == "no":
-        yield Finding(
-            "bad", f"{address} wants a token and we send none: copy its token to {path} (mode 0600)"
-        )
-    elif not theirs:
-        yield Finding(
+        return
+    agreed = not theirs or (ours == "token" and not refuses_our_token(address))
+    yield _agreement(address, open_to_all=not theirs, takes_us=agreed)
+    if agreed:
+        yield from _dashboard(address)
+
+
+def _dashboard(address: str) -> Iterator[Finding]:
+    """The dashboard of a cluster that takes us, which has an authentication of its own."""
+    try:
+        url = find_dashboard(address)
+    except UserError as error:
+        yield Finding("warn", f"no jobs can be submitted: {error}")
+        return
+    dashboard = look_at(url)
+    if dashboard is None:
+        yield Finding("warn", f"no jobs can be submitted: nothing answers at {url}, the cluster's dashboard")
+        return
+    yield _agreement(f"its dashboard, {url},", open_to_all=dashboard.open, takes_us=dashboard.takes_us)
+
+
+def _agreement(place: str, *, open_to_all: bool, takes_us: bool) -> Finding:
+    """Whether what a place wants is what we send."""
+    mode, mend = os.environ.get("RAY_AUTH_MODE"), f"copy its token to {token_path()} (mode 0600)"
+    if open_to_all:
+        return Finding(
             "warn",
-            f"{address} takes anyone's code (no token authentication): restart it with RAY_AUTH_MODE=token",
+            f"{place} takes anyone's code (no token authentication): restart it with RAY_AUTH_MODE=token",
         )
+    if takes_us:
+        return Finding("ok", f"{place} wants a token and takes ours")
+    if sent_token():
+        return Finding("bad", f"{place} refuses our token, which is another cluster's: {mend}")
+    if mode not in (None, "token"):
+        return Finding("bad", f"{place} wants a token and RAY_AUTH_MODE={mode} sends none: unset it")
+    return Finding("bad", f"{place} wants a token and we send none: {mend}")
 
 
 def ports() -> Iterator[Finding]:
     """Ports that Manta and Ray use by default."""
+    head = running_head()
+    ours = {int(place.rpartition(":")[2]) for place in (head.address, head.dashboard)} if head else set()
     for port, use in _PORTS.items():
-        with socket.socket() as probe:
-            taken = probe.connect_ex(("127.0.0.1", port)) == 0
-        if taken:
+        if port in ours:
+            yield Finding("ok", f"port {port} is that of `manta up` ({use})")
+        elif answers("127.0.0.1", port):
             yield Finding("warn", f"port {port} is taken (by default {use} uses it)")
         else:
             yield Finding("ok", f"port {port} is free ({use})")

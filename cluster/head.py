@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -198,9 +199,11 @@ def _wait_until_it_takes_jobs(head: Head, process: subprocess.Popen[bytes]) -> N
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise UserError(f"Ray did not start: {_last_line(log_path())} (all of it is in {log_path()})")
-        dashboard = look_at(head.dashboard)
-        if dashboard is not None and dashboard.takes_us and not dashboard.open:
-            return
+        # The agent, which starts last, serves the metrics and runs the jobs.
+        if answers(_HOST, urlsplit(head.metrics).port or 0):
+            dashboard = look_at(head.dashboard)
+            if dashboard is not None and dashboard.takes_us and not dashboard.open:
+                return
         time.sleep(0.2)
     raise UserError(f"Ray did not take jobs within {_START_SECONDS:.0f} s; see {log_path()}")
 

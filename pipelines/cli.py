@@ -5,6 +5,7 @@ Importing this module, ``manta --help`` and ``manta STAGE --help`` load neither 
 
 import difflib
 import importlib
+import os
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from pipelines.interruption import Interrupted, watched_signals
 
 EXIT_USER_ERROR = 2
 EXIT_UNITS_LEFT_OUT = 3
+_SIGNALLED = 128
+"""A shell's exit code of a process that a signal ended is this and the signal's number."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,13 @@ COMMANDS = STAGES | JOBS | TOOLS
 
 def main() -> None:
     """Entry point of the ``manta`` command."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code > _SIGNALLED:
+        # Everything of ours is closed. The interpreter's own end is Ray's too, which takes time or aborts.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -93,7 +102,7 @@ def run(arguments: list[str]) -> int:
                     str(error) if isinstance(error, Interrupted) else "the same command continues from here"
                 )
                 print(f"manta: ended by {number.name}; {said}", file=sys.stderr)
-                return 128 + number
+                return _SIGNALLED + number
             if not isinstance(error, UserError):
                 raise
             print(f"manta: error: {error}", file=sys.stderr)

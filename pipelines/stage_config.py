@@ -29,7 +29,7 @@ class StageConfig(Frozen):
     """Fields that every stage has."""
 
     root: How[str] = "runs/default"
-    """Where artifacts live: a folder on this machine."""
+    """Where artifacts live: a folder that all nodes see, or s3://BUCKET/PREFIX."""
     name: How[str] = "default"
     """Name of the artifact to make: KIND/NAME/VERSION under the root."""
     address: How[str | None] = None

@@ -10,7 +10,9 @@ import torch
 
 from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
+from cluster.metrics import declared
 from llm.models.load import load_model
+from llm.training.metrics_log import read_records
 from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.preferences import stage as preferences
@@ -149,6 +151,7 @@ def test_a_reward_model_learns_the_rankings_and_is_centred(store):
     )
     artifact = reward.run(config, CLUSTER)
     assert artifact.counts["heldout_accuracy"] > 0.9
+    assert set().union(*read_records(artifact.path / "metrics.jsonl")) <= declared("training").keys()
     assert artifact.manifest["inputs"]["preferences"]["fingerprint"] == made.fingerprint
 
     model, _ = load_model(artifact.fetch())

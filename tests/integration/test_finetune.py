@@ -6,6 +6,7 @@ import ray
 from cluster.artifacts.draft import Draft
 from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
+from cluster.metrics import declared
 from llm.models.decoder import Decoder
 from llm.models.load import load_model, save_model
 from llm.models.presets import model_config
@@ -68,6 +69,7 @@ def test_replies_are_learned(root):
         60,
         68,
     ]
+    assert set().union(*read_records(artifact.path / "metrics.jsonl")) <= declared("training").keys()
     assert artifact.manifest["inputs"].keys() == {"base", "corpus"}
     model, _ = load_model(artifact.fetch())
     assert model.config.vocab_size == VOCAB

@@ -17,6 +17,8 @@ from tests.unit.infra.manta_commands import command_problems, commands_in_shell
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 Document = dict[str, Any]
+_DASHBOARD, _METRICS, _SERVE = 8265, 8080, 8000
+"""Ports of Ray, KubeRay and Serve where nothing else is said; KubeRay's operator looks for them there."""
 
 
 def problems(documents: list[Document]) -> list[str]:
@@ -94,8 +96,8 @@ def _serve(documents: list[Document]) -> Iterator[str]:
         yield from _replicas_fit(document, options)
         ports = _container_ports(documents, "serve")
         port = config["http_options"]["port"]
-        if ports != {port}:
-            yield f"Serve listens on {port}, the containers' port `serve` is {ports}"
+        if ports != {port} or port != _SERVE:
+            yield f"Serve listens on {port}, the containers' port `serve` is {ports}, policies open {_SERVE}"
 
 
 def _unknown_fields(config: Document, schema: type[pydantic.BaseModel]) -> Iterator[str]:
@@ -206,7 +208,7 @@ def _policies(documents: list[Document]) -> Iterator[str]:
         for rule in policy["spec"].get("ingress", [])
         for port in rule.get("ports", [])
     }
-    known = {8265} | _container_ports(documents, "serve") | {8000}
+    known = {_DASHBOARD, _METRICS, _SERVE}
     if not open_ports <= known:
         yield f"a NetworkPolicy opens {sorted(open_ports - known)}, where nothing listens"
     for name, pod in labels:

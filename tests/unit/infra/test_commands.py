@@ -34,7 +34,7 @@ def test_the_pages_show_the_commands_that_this_reads():
     count = sum(1 for page in PAGES for _ in commands_in_markdown(page.read_text()))
     assert count > 25
     aws = list(commands_in_markdown((REPOSITORY / "docs/aws.md").read_text()))
-    assert [words[0] for words in aws] == ["corpus", "tokenizer", "tokens", "pretrain"]
+    assert [words[0] for words in aws] == ["corpus", "tokenizer", "tokens", "pretrain", "submit"]
     kubernetes = list(commands_in_markdown((REPOSITORY / "docs/kubernetes.md").read_text()))
     assert [words[0] for words in kubernetes] == ["pretrain", "corpus", "tokenizer", "tokens", "chat"]
 
