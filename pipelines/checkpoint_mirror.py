@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.artifacts.folder import Folder
+from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
+from cluster.errors import UserError
+from llm.training.checkpoint import newest_checkpoint
 
 MANIFEST = "manifest.json"
 _THREADS = 8
@@ -58,3 +61,14 @@ class RootMirror:
 def mirror_of(workspace: Workspace, logs: tuple[str, ...]) -> RootMirror | None:
     """None where the root is a folder: that is where checkpoints are written in the first place."""
     return None if workspace.folder.local is not None else RootMirror(workspace, logs)
+
+
+def extended_checkpoint(model: Artifact | None) -> Path | None:
+    """The newest whole checkpoint of a finished model, on this machine; every rank must call it."""
+    if model is None:
+        return None
+    workspace = Workspace(model.folder)
+    found = newest_checkpoint(workspace.path / "checkpoints", mirror_of(workspace, logs=()))
+    if found is None:
+        raise UserError(f"{model.ref} has no undamaged checkpoint to go on from; train it again with --force")
+    return found

@@ -33,6 +33,8 @@ class TrainingRun:
     """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`."""
     mirror: CheckpointMirror | None = field(default=None, kw_only=True)
     """Where checkpoints are kept if not in the folder."""
+    extended: Callable[[], Path | None] = field(default=lambda: None, kw_only=True)
+    """The checkpoint of a finished run to go on from, while this one has none of its own."""
     micro_batches: Callable[[int], Sequence[MicroBatch]]
     """step (0-based) -> this rank's share of that step's global batch."""
     data_state: Callable[[int], dict[str, Any]]
@@ -131,7 +133,7 @@ def language_model_loss(model: Trunk) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer) -> int:
     """Load the newest whole checkpoint, if there is one; returns the number of steps already taken."""
-    checkpoint = newest_checkpoint(run.checkpoints, run.mirror)
+    checkpoint = newest_checkpoint(run.checkpoints, run.mirror) or run.extended()
     if checkpoint is None:
         return 0
     state = load_checkpoint(checkpoint, run.model, optimizer)

@@ -24,7 +24,10 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
             f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training tokens; "
             "shorten the sequences or tokenize more text"
         )
-    return {"tokens": tokens}
+    inputs = {"tokens": tokens}
+    if config.extends is not None:
+        inputs["extends"] = _finished_run(config, store, tokens)
+    return inputs
 
 
 def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
@@ -50,10 +53,33 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         cluster=cluster,
         model=model,
         draft=draft,
-        inputs={"tokens": tokens, "tokenizer": tokenizer},
+        inputs={"tokenizer": tokenizer, **inputs},
         steps=config.steps,
     )
     return draft.commit(counts)
+
+
+def _finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact) -> Artifact:
+    """The model to extend. Raises UserError, naming the difference, if this run is not that one, longer."""
+    model = store.resolve("models", config.extends or "")
+    if model.manifest["stage"] != "pretrain" or model.manifest["inputs"]["tokens"]["ref"] != tokens.ref:
+        raise UserError(f"--extends {config.extends}: {model.ref} was not pre-trained on {tokens.ref}")
+    asked, done = config.what(), model.manifest["what"]
+    for name in ("model", "seq_len", "global_batch", "seed", "precision"):
+        if asked[name] != done[name]:
+            raise UserError(
+                f"--extends {config.extends}: {model.ref} has {name} {done[name]}, not {asked[name]}; "
+                "keep all but the steps and the optimizer"
+            )
+    if config.steps <= done["steps"]:
+        raise UserError(
+            f"--steps {config.steps}: {model.ref} has {done['steps']} already; ask for more in all"
+        )
+    if not any(name.startswith("checkpoints/") for name in model.folder.files()):
+        raise UserError(
+            f"{model.ref} has no checkpoint left to go on from"
+        )
+    return model
 
 
 def _shards(tokens: Artifact) -> dict[str, Any]:

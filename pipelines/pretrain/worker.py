@@ -13,7 +13,7 @@ from llm.training.loop import TrainingRun, train
 from llm.training.loss import next_token_targets
 from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
-from pipelines.checkpoint_mirror import mirror_of
+from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_launch import TrainingJob
@@ -59,6 +59,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 recipe=config.recipe(config.steps),
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
+                extended=lambda: extended_checkpoint(job.inputs.get("extends")),
                 micro_batches=micro_batches,
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,

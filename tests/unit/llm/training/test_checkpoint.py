@@ -97,6 +97,21 @@ def test_resumed_twice_equals_undisturbed(tmp_path, undisturbed):
     assert_same(resumed, undisturbed)
 
 
+def test_an_extended_run_equals_one_that_was_as_long_from_the_beginning(tmp_path):
+    """With a constant learning rate, which does not depend on the length."""
+    recipe = dataclasses.replace(RECIPE, minimum_learning_rate=RECIPE.peak_learning_rate, warmup_steps=0)
+    short = a_run(tmp_path / "short", recipe=dataclasses.replace(recipe, steps=8))
+    train(short)
+    longer = a_run(tmp_path / "longer", recipe=recipe, extended=lambda: newest_checkpoint(short.checkpoints))
+    train(longer)
+    whole = a_run(tmp_path / "whole", recipe=recipe)
+    train(whole)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(longer.model.state_dict()[name], value), name
+    records = read_records(longer.folder / "metrics.jsonl")
+    assert records == read_records(whole.folder / "metrics.jsonl")[8:]
+
+
 def test_finished_run_does_not_train_again(tmp_path, undisturbed):
     shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
     again = a_run(tmp_path, micro_batches=lambda step: pytest.fail("trained again"))
