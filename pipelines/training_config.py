@@ -49,8 +49,10 @@ class TrainingConfig(WandbConfig):
     """Type of matmuls and activations: auto is bf16 where the devices multiply it in hardware, else fp32.
     Weights and sums of gradients are fp32 always."""
 
-    workers: How[int] = Field(default=1, gt=0)
-    """Processes to train on; every one holds a shard of the model and a share of the batch."""
+    workers: How[int | tuple[int, int]] = 1
+    """Processes to train on; every one holds a shard of the model and a share of the batch. Two numbers, the
+    fewest and the most, let the run shrink and grow with the cluster, on the same batches.
+    """
     threads_per_worker: How[int] = Field(default=0, ge=0)
     """CPU threads of each worker; 0 shares the cluster's CPUs evenly."""
     micro_batch: How[int] = Field(default=8, gt=0)
@@ -68,12 +70,24 @@ class TrainingConfig(WandbConfig):
     compile: How[bool] = False
     """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
 
+    @property
+    def fewest_workers(self) -> int:
+        """Processes that the run can do with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Processes that it has use for."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
     @model_validator(mode="after")
-    def _batch_splits_evenly(self) -> Self:
-        if self.global_batch % self.workers:
+    def _workers_are_possible(self) -> Self:
+        if not 1 <= self.fewest_workers <= self.most_workers:
+            raise ValueError(f"workers={self.workers}: give one number from 1, or the fewest and the most")
+        if self.most_workers > self.global_batch:
             raise ValueError(
-                f"global_batch={self.global_batch} does not divide among workers={self.workers}: "
-                f"use a multiple of {self.workers}"
+                f"workers={self.workers} is more than global_batch={self.global_batch}: some would have nothing "
+                "to do; raise the batch or lower the workers"
             )
         return self
 

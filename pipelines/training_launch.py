@@ -83,7 +83,7 @@ def run_training(
         UserError: a worker said that the user must mend something, or workers died too often.
     """
     cluster.connect()
-    share = cluster.share(config.workers)
+    share = cluster.share(_expected_workers(config, cluster))
     threads = config.threads_per_worker or max(1, int(share.cpus))
     board = ProgressBoard.remote()  # type: ignore[attr-defined]
     attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
@@ -93,7 +93,7 @@ def run_training(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
-        scaling_config=_scaling(config.workers, share, threads),
+        scaling_config=_scaling(config, share, threads),
         run_config=RunConfig(
             name=stage,
             storage_path=str(scratch),
@@ -164,10 +164,16 @@ def _fit(trainer: TorchTrainer, failures: list[str]) -> None:
         failures.append(f"Ray Train's controller failed: {str(error).strip().splitlines()[-1]}")
 
 
-def _scaling(workers: int, share: Share, threads: int) -> ScalingConfig:
+def _expected_workers(config: TrainingConfig, cluster: Cluster) -> int:
+    """How many an elastic run would have now: one a GPU, else one a node, within its limits."""
+    gpus, nodes = int(cluster.gpus), len(cluster.nodes)
+    return min(max(config.fewest_workers, gpus or nodes), config.most_workers)
+
+
+def _scaling(config: TrainingConfig, share: Share, threads: int) -> ScalingConfig:
     """One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many."""
     return ScalingConfig(
-        num_workers=workers,
+        num_workers=config.workers,
         use_gpu=share.gpus > 0,
         resources_per_worker={
             "CPU": min(float(threads), share.cpus),

@@ -1,5 +1,6 @@
 """What training workers have in common besides the loop: device, model, identity, and the way they end."""
 
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,10 +70,15 @@ def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) 
     return model
 
 
-def my_share(count: int) -> tuple[int, int]:
-    """(first, number) of this worker's part of `count` sequences, which the workers divide evenly."""
-    share = count // dist.get_world_size()
-    return dist.get_rank() * share, share
+def my_share(count: int) -> tuple[int, int, int]:
+    """(first, number, missing) of this worker's part of `count` sequences, which differ by one at most.
+
+    `missing` rows without a target fill it up to the largest part: under FSDP all workers must make equally
+    many passes of equal size.
+    """
+    rank, world = dist.get_rank(), dist.get_world_size()
+    first, end = rank * count // world, (rank + 1) * count // world
+    return first, end - first, math.ceil(count / world) - (end - first)
 
 
 class Claim:

@@ -67,15 +67,16 @@ class ConversationBatches:
         return len(self._ids)
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> PaddedBatch:
-        """The rows of this rank of batch `step` ≥ 0, padded to the longest row of all ranks."""
-        if self.batch_size % world_size:
-            raise ValueError(f"a batch of {self.batch_size} does not divide by {world_size} ranks")
+        """The rows of this rank of batch `step` ≥ 0, padded to the longest row of all ranks.
+
+        Where ranks have unequal parts, a row of padding makes them equally long.
+        """
         epoch, index = divmod(step, self.batches_per_epoch)
         rows = self._epoch_order(epoch)[index]
         length = int(self._lengths[rows].max())
         rows = rows[rank::world_size]  # strided, for rows are sorted by length: equal work for each rank
-        ids = np.full((len(rows), length), self.pad_id, dtype=np.int64)
-        loss_mask = np.zeros((len(rows), length), dtype=bool)
+        ids = np.full((-(-self.batch_size // world_size), length), self.pad_id, dtype=np.int64)
+        loss_mask = np.zeros(ids.shape, dtype=bool)
         for i, row in enumerate(rows):
             ids[i, : self._lengths[row]] = self._ids[row]
             loss_mask[i, : self._lengths[row]] = self._masks[row]

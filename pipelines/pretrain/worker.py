@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from llm.data.loader import TokenLoader
 from llm.data.order import Order
@@ -10,7 +11,7 @@ from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, train
-from llm.training.loss import next_token_targets
+from llm.training.loss import IGNORE, next_token_targets
 from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
@@ -42,10 +43,15 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         model = sharded_model(job, device, weights=None)
 
         def micro_batches(step: int) -> list[MicroBatch]:
-            first, count = my_share(config.global_batch)
+            first, count, missing = my_share(config.global_batch)
             samples = loader.batch(step * config.global_batch + first, count)
             tokens = torch.from_numpy(samples).to(device)
-            return [(part, next_token_targets(part)) for part in tokens.split(config.micro_batch)]
+            targets = next_token_targets(tokens)
+            if missing:
+                tokens = F.pad(tokens, (0, 0, 0, missing), value=shards.eos_id)
+                targets = F.pad(targets, (0, 0, 0, missing), value=IGNORE)
+            size = config.micro_batch
+            return list(zip(tokens.split(size), targets.split(size), strict=True))
 
         def evaluate(limit: int | None = config.evaluate_windows) -> dict[str, float]:
             if not heldout.tokens:

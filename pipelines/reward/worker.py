@@ -15,7 +15,7 @@ from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import LOGS, WEIGHTS
 from pipelines.reward.config import RewardConfig
-from pipelines.reward.rankings import chosen, padded, read_rankings
+from pipelines.reward.rankings import FILLER, chosen, padded, read_rankings
 from pipelines.reward.scores import measure, ranking_loss
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import Claim, finish, my_share, training_worker
@@ -35,8 +35,8 @@ def reward_worker(arguments: dict[str, Any]) -> None:
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = chosen(learned, step * config.global_batch, config.global_batch, config.seed)
-            first, count = my_share(config.global_batch)
-            parts = padded(batch[first : first + count], config.micro_batch)
+            first, count, missing = my_share(config.global_batch)
+            parts = padded([*batch[first : first + count], *[FILLER] * missing], config.micro_batch)
             return [(tokens.to(device), ranks.to(device)) for tokens, ranks in parts]
 
         train(

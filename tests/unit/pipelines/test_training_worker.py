@@ -21,14 +21,15 @@ def loader(tmp_path):
     return TokenLoader(shards, Order(shards.shard_tokens, 8, 1, block_samples=3, window_blocks=2))
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 5, 7, 12])
 def test_one_stream_for_any_number_of_workers(loader, world_size, monkeypatch):
     rows = []
     monkeypatch.setattr(training_worker.dist, "get_world_size", lambda: world_size)
     for step in range(STEPS):
         for rank in range(world_size):
             monkeypatch.setattr(training_worker.dist, "get_rank", lambda rank=rank: rank)
-            first, count = training_worker.my_share(GLOBAL_BATCH)
+            first, count, missing = training_worker.my_share(GLOBAL_BATCH)
+            assert count + missing == -(-GLOBAL_BATCH // world_size), "all ranks are equally long"
             rows.append(loader.batch(step * GLOBAL_BATCH + first, count))
     assert loader.order.samples_per_epoch < GLOBAL_BATCH * STEPS, "it goes on beyond one epoch"
     assert np.array_equal(np.concatenate(rows), loader.batch(0, GLOBAL_BATCH * STEPS))
