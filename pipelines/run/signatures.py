@@ -18,7 +18,7 @@ SIGNATURES = {
     "corpus": Signature("corpora", {"from_corpus": "corpora"}),
     "tokenizer": Signature("tokenizers", {"corpus": "corpora"}),
     "tokens": Signature("tokens", {"corpus": "corpora", "tokenizer": "tokenizers"}),
-    "pretrain": Signature("models", {"tokens": "tokens"}),
+    "pretrain": Signature("models", {"tokens": "tokens", "extends": "models"}),
     "finetune": Signature("models", {"base": "models", "corpus": "corpora"}),
     "preferences": Signature("preferences", {"model": "models", "corpus": "corpora"}),
     "reward": Signature("models", {"model": "models", "preferences": "preferences"}),

@@ -10,8 +10,8 @@ from pipelines.pretrain.config import PretrainConfig
     ("fields", "message"),
     [
         (
-            {"global_batch": 10, "workers": 4},
-            "global_batch=10 does not divide among workers=4: use a multiple of 4",
+            {"global_batch": 10, "workers": 12},
+            "workers=12 is more than global_batch=10",
         ),
         ({"model": {"preset": "gpt5"}}, "'gpt5' does not exist; choose one of tiny-100k"),
         ({"model": {"n_heads": 7}}, "d_model=192 over n_heads=7"),
