@@ -86,8 +86,8 @@ class TrainingConfig(WandbConfig):
             raise ValueError(f"workers={self.workers}: give one number from 1, or the fewest and the most")
         if self.most_workers > self.global_batch:
             raise ValueError(
-                f"workers={self.workers} is more than global_batch={self.global_batch}: some would have nothing "
-                "to do; raise the batch or lower the workers"
+                f"workers={self.workers} is more than global_batch={self.global_batch}: some would be idle; "
+                "raise the batch or lower the workers"
             )
         return self
 

@@ -19,7 +19,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
     """Shard `model` (which has `.blocks`) in place: each block, then the root with tables, norms and head.
 
     In bf16, matmuls and activations are bf16 while the weights that the optimizer moves, and every sum of
-    gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision.
+    gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision;
+    in fp32 there is then nothing to do, and the hooks would only take time.
 
     The root, too, goes back to its shards after every forward pass. Left whole, as is torch's default, an
     evaluation before the optimizer is made would hand it tensors that nobody trains.
@@ -27,6 +28,8 @@ def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
     Gradients are summed over ranks, not averaged: the step has divided by the global token count. The
     factor and the forced plain sum go together, since gloo has no other reduction.
     """
+    if mesh.size() == 1 and precision == "fp32":
+        return
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     for block in model.blocks:  # type: ignore[union-attr]

@@ -1,5 +1,7 @@
 """``manta up``: a Ray cluster on this machine that stays, takes jobs and shows what they do."""
 
+import os
+
 from pydantic import Field
 
 from cluster import head
@@ -41,4 +43,6 @@ def run(config: UpConfig) -> None:
         f"  token      {token_path()}",
         "`manta down` stops it",
     ]
+    if other := os.environ.get("RAY_ADDRESS"):
+        lines.append(f"but RAY_ADDRESS={other} goes before it: unset that, and commands join this one")
     console.print("\n".join(lines), markup=False)

@@ -76,9 +76,7 @@ def _finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact
             f"--steps {config.steps}: {model.ref} has {done['steps']} already; ask for more in all"
         )
     if not any(name.startswith("checkpoints/") for name in model.folder.files()):
-        raise UserError(
-            f"{model.ref} has no checkpoint left to go on from"
-        )
+        raise UserError(f"{model.ref} has no checkpoint left to go on from")
     return model
 
 

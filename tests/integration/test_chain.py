@@ -16,6 +16,10 @@ import pytest
 
 from cluster.artifacts.manifest import verify
 from cluster.artifacts.store import KINDS, ArtifactStore
+from pipelines.quickstart.chain import chain
+from pipelines.quickstart.config import QuickstartConfig
+from pipelines.run.plan import plan
+from pipelines.run.read import Pipeline, Step
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,7 +69,7 @@ def _wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.timeout(240)
 def test_the_chain_survives_a_kill_and_ends_with_a_report(
-    tmp_path: Path, start: Callable[[], subprocess.Popen[str]]
+    tmp_path: Path, source: Path, start: Callable[[], subprocess.Popen[str]]
 ) -> None:
     root = tmp_path / "root"
     killed = start()
@@ -83,6 +87,7 @@ def test_the_chain_survives_a_kill_and_ends_with_a_report(
     assert {artifact.kind for artifact in store.artifacts()} == set(KINDS)
     assert [problem for artifact in store.artifacts() for problem in verify(artifact)] == []
     _check_report(root)
+    _check_plan(root, source)
 
     before = (root / "report.json").read_bytes()
     started = time.monotonic()
@@ -93,6 +98,14 @@ def test_the_chain_survives_a_kill_and_ends_with_a_report(
     assert (root / "report.json").read_bytes() == before
     assert time.monotonic() - started < 30
     _check_printed_command(output)
+
+
+def _check_plan(root: Path, source: Path) -> None:
+    """`manta run --dry-run` computes for every stage the version that the stage has made."""
+    steps = chain(QuickstartConfig(root=str(root), scale="smoke", source=str(source)))
+    pipeline = Pipeline("", str(root), tuple(Step(each.title, each.stage, each.config) for each in steps))
+    planned = plan(pipeline, store := ArtifactStore(root))
+    assert {each.artifact.ref for each in planned if each.artifact} == {a.ref for a in store.artifacts()}
 
 
 def _check_report(root: Path) -> None:
