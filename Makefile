@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ROOT   ?= runs/quickstart
 
-.PHONY: help install quickstart test lint bench metrics clean
+.PHONY: help install quickstart test test-faults lint bench metrics clean
 
 help: ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,9 @@ quickstart: install ## Run the whole chain on this machine: text to an aligned m
 
 test: install ## Run every test
 	$(BIN)/python -m pytest -q
+
+test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour or so)
+	$(BIN)/python -m tests.faults
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

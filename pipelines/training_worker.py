@@ -11,6 +11,7 @@ import ray
 import torch
 import torch.distributed as dist
 
+from cluster.artifacts.files import is_disk_full
 from cluster.artifacts.folder import FileEntry
 from cluster.errors import UserError
 from cluster.placement import assigned_device
@@ -45,6 +46,11 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
         yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
+    except Exception as error:
+        if is_disk_full(error):  # of one machine: the others learn of it when this one ends
+            full = f"{job.workspace.path}: the disk is full; make room and run again: checkpoints are kept"
+            ray.get(job.board.post.remote({FATAL: full}))
+        raise
 
 
 def finish(job: TrainingJob, counts: dict[str, Any], files: dict[str, FileEntry]) -> None:

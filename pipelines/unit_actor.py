@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from cluster.artifacts.files import is_disk_full
 from cluster.artifacts.ledger import Ledger
 
 _SLACK_BYTES = 512 * 2**20
@@ -62,6 +63,11 @@ class UnitActor:
             return Status(id, str(error), is_input_error=True)
         except MemoryError as error:
             return Status(id, f"out of memory ({error or 'MemoryError'}); raise --memory-per-worker")
+        except OSError as error:
+            full = (
+                "the disk is full; make room" if is_disk_full(error) else f"{type(error).__name__}: {error}"
+            )
+            return Status(id, full)
         except Exception as error:  # whatever it is, it must come back as a row
             return Status(id, f"{type(error).__name__}: {error}")
         return Status(id)

@@ -3,6 +3,7 @@
 Guarantee: after a crash at any instruction, a name holds either nothing, its old bytes, or its new bytes.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -66,6 +67,16 @@ def sha256_file(path: Path) -> str:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether that is what an error says, or what caused it."""
+    at: BaseException | None = error
+    while at is not None:
+        if getattr(at, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(at):
+            return True
+        at = at.__cause__ or at.__context__
+    return False
 
 
 def sync_file(path: Path) -> None:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.artifacts.files import compare_and_swap, create, sync_directory, sync_file, write_atomic
+from cluster.artifacts.files import (
+    compare_and_swap,
+    create,
+    is_disk_full,
+    sync_directory,
+    sync_file,
+    write_atomic,
+)
 from cluster.errors import UserError
 
 _HIDDEN = "."
@@ -113,7 +120,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise UserError(
                 f"{path}: the disk is full; make room and run again: finished work is kept"
             ) from None

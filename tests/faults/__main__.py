@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input
+from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input, fill_disk
 from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
 from tests.faults.reference import index_of, prepare, reference
@@ -84,6 +84,12 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
                     return damage_input(undisturbed, index, name, seed, scratch)
 
                 yield stage, f"input {name}", source, 2
+    for stage in ("corpus", "tokens", "pretrain"):
+
+        def full(seed: int, index: int = index_of(stage)) -> Outcome:
+            return fill_disk(undisturbed, index, seed, scratch)
+
+        yield stage, "disk full", full, 2
     yield from faulty_storage(undisturbed, scratch)
 
 

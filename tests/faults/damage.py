@@ -1,5 +1,6 @@
 """Damage to what lies on disk between two runs."""
 
+import contextlib
 import random
 import shutil
 import subprocess
@@ -67,6 +68,43 @@ def damage_input(reference: Reference, index: int, damage: str, seed: int, scrat
     problems += ["a half-made artifact"] if (draft / "manifest.json").exists() else []
     shutil.rmtree(root)
     return Outcome(1, refused=not problems, same=False, problems=problems)
+
+
+def fill_disk(reference: Reference, index: int, seed: int, scratch: Path) -> Outcome:
+    """The disk fills up while the stage works: one clear error. With room, the same command finishes."""
+    choice = random.Random(f"full/{index}/{seed}")
+    expected = reference.artifact(index)
+    disk = scratch / f"disk-{index}-{seed}"
+    disk.mkdir()
+    used = sum(path.stat().st_size for path in reference.root.rglob("*") if path.is_file())
+    room = int(used * 1.3) + choice.randrange(1, max(2, expected.bytes))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(disk)], check=False)
+    if mounted.returncode:
+        return Outcome(0, same=False, problems=["a disk of its own needs root"])
+    try:
+        root = disk / "root"
+        shutil.copytree(reference.root, root)
+        shutil.rmtree(root / expected.ref)
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb") as stream:
+            free = shutil.disk_usage(disk).free - choice.randrange(4096, max(8192, expected.bytes // 2))
+            stream.write(bytes(max(0, free)))
+        process = start(root, index)
+        _, errors = process.communicate(timeout=300)
+        end(process)
+        problems = []
+        if process.returncode != 2 or "disk is full" not in errors or "Traceback" in errors:
+            problems.append(f"exit code {process.returncode}: {errors.strip()[-150:]}")
+        filler.unlink()
+        subprocess.run(["mount", "-o", f"remount,size={room * 4}", str(disk)], check=True)
+        process = start(root, index)
+        _, errors = process.communicate(timeout=300)
+        end(process)
+        manifest = root / expected.ref / "manifest.json"
+        same = manifest.exists() and manifest.read_bytes() == expected.folder.read("manifest.json")
+        return Outcome(2, same=same, problems=problems)
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
 
 
 def _run_again(reference: Reference, index: int, root: Path) -> Outcome:
