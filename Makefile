@@ -8,7 +8,7 @@ ROOT   ?= runs/quickstart
 .PHONY: help install quickstart test test-faults lint bench metrics clean
 
 help: ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Manta needs Python 3.11 or newer; this is %d.%d. Set PYTHON=..." % v)'
