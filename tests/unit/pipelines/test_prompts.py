@@ -4,6 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cluster.artifacts.draft import Draft
+from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from pipelines.prompts import load_prompts, sample_seed
 
@@ -25,13 +27,19 @@ def corpus(path, contents):
         }
         for number, text in enumerate(contents)
     ]
-    pq.write_table(pa.Table.from_pylist(rows[:7]), path / "part-00000.parquet")
-    pq.write_table(pa.Table.from_pylist(rows[7:]), path / "part-00001.parquet")
+    draft = ArtifactStore(path).begin(
+        kind="corpora", name="chat", stage="made", logic_version=1, what={}, inputs={}
+    )
+    assert isinstance(draft, Draft)
+    with draft.writing() as writing:
+        pq.write_table(pa.Table.from_pylist(rows[:7]), writing.path / "part-00000.parquet")
+        pq.write_table(pa.Table.from_pylist(rows[7:]), writing.path / "part-00001.parquet")
+    draft.commit({})
 
 
 def load(path, **changes):
     options = {"split": "train", "seed": 0, "limit": 100, "max_tokens": 20} | changes
-    return load_prompts(path, Characters(), **options)
+    return load_prompts(ArtifactStore(path).resolve("corpora", "chat"), Characters(), **options)
 
 
 def test_a_larger_limit_continues_the_same_list(tmp_path):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.artifacts.storage import open_storage
 from cluster.connect import Cluster
 from pipelines.quickstart import stage
 from pipelines.quickstart.config import QuickstartConfig
@@ -43,7 +44,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "_run_step", run_step)
     monkeypatch.setattr(stage, "collect", collect)
     monkeypatch.setattr(
-        stage, "write_report", lambda root, report: (root / REPORT).write_text(report.model_dump_json())
+        stage,
+        "write_report",
+        lambda store, report: store.storage.write(REPORT, report.model_dump_json().encode()),
     )
 
     def run(scale):
@@ -62,9 +65,10 @@ def test_two_scales_in_one_root_have_a_report_each(run):
 
 
 def test_peaks_outlive_the_run_that_measured_them(tmp_path):
-    StagePeaks(tmp_path).keep("models/base/1", 700)
-    later = StagePeaks(tmp_path)
+    storage = open_storage(tmp_path)
+    StagePeaks(storage).keep("models/base/1", 700)
+    later = StagePeaks(storage)
     later.keep("models/chat/1", 300)
-    assert StagePeaks(tmp_path).highest(["models/base/1", "models/chat/1"]) == 700
-    assert StagePeaks(tmp_path).highest(["models/chat/1", "models/chat/2"]) == 300
-    assert StagePeaks(tmp_path / "new").highest(["models/base/1"]) == 0
+    assert StagePeaks(storage).highest(["models/base/1", "models/chat/1"]) == 700
+    assert StagePeaks(storage).highest(["models/chat/1", "models/chat/2"]) == 300
+    assert StagePeaks(open_storage(tmp_path / "new")).highest(["models/base/1"]) == 0
