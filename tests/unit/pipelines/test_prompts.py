@@ -17,13 +17,13 @@ class Characters:
         return [ord(character) for character in text]
 
 
-def corpus(path, contents):
+def corpus(path, contents, heldout_every=5):
     rows = [
         {
             "id": f"id{number}",
             "group": f"file{number % 3}",
             "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "reply"}],
-            "split": "heldout" if number % 5 == 0 else "train",
+            "split": "heldout" if heldout_every and number % heldout_every == 0 else "train",
         }
         for number, text in enumerate(contents)
     ]
@@ -75,12 +75,9 @@ def test_no_prompt_at_all_is_said_with_the_mend(tmp_path):
     corpus(tmp_path, [f"question {number}" for number in range(20)])
     with pytest.raises(UserError, match=r"no held-out prompt of 9 tokens or less; raise --max-prompt-tokens"):
         load(tmp_path, split="heldout", max_tokens=9)
-    pq.write_table(
-        pq.read_table(tmp_path / "part-00000.parquet").slice(1, 3), tmp_path / "part-00000.parquet"
-    )
-    (tmp_path / "part-00001.parquet").unlink()
+    corpus(tmp_path / "other", [f"question {number}" for number in range(20)], heldout_every=0)
     with pytest.raises(UserError, match=r"no held-out conversation; make it with another --heldout-fraction"):
-        load(tmp_path, split="heldout")
+        load(tmp_path / "other", split="heldout")
 
 
 def test_seeds_depend_on_their_parts_alone():
