@@ -151,7 +151,7 @@ def test_a_reward_model_learns_the_rankings_and_is_centred(store):
     )
     artifact = reward.run(config, CLUSTER)
     assert artifact.counts["heldout_accuracy"] > 0.9
-    assert set().union(*read_records(artifact.path / "metrics.jsonl")) <= declared("training").keys()
+    assert set().union(*read_records(artifact.fetch() / "metrics.jsonl")) <= declared("training").keys()
     assert artifact.manifest["inputs"]["preferences"]["fingerprint"] == made.fingerprint
 
     model, _ = load_model(artifact.fetch())

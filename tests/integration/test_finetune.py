@@ -69,7 +69,7 @@ def test_replies_are_learned(root):
         60,
         68,
     ]
-    assert set().union(*read_records(artifact.path / "metrics.jsonl")) <= declared("training").keys()
+    assert set().union(*read_records(artifact.fetch() / "metrics.jsonl")) <= declared("training").keys()
     assert artifact.manifest["inputs"].keys() == {"base", "corpus"}
     model, _ = load_model(artifact.fetch())
     assert model.config.vocab_size == VOCAB
