@@ -60,14 +60,14 @@ def start(source: Path, tmp_path: Path) -> Iterator[Callable[[], subprocess.Pope
 
 
 def _wait_for_checkpoint(root: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not list(root.glob("models/chat/*/checkpoints/writer")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline, "fine-tuning did not begin"
         time.sleep(0.1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)  # four minutes on an idle machine of two cores
 def test_the_chain_survives_a_kill_and_ends_with_a_report(
     tmp_path: Path, source: Path, start: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -77,7 +77,7 @@ def test_the_chain_survives_a_kill_and_ends_with_a_report(
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
 
-    output, _ = (continued := start()).communicate(timeout=200)
+    output, _ = (continued := start()).communicate(timeout=500)
     assert continued.returncode == 0, output
     assert "Traceback" not in output
     base = next(line for line in output.splitlines() if "models/base/" in line)
@@ -91,7 +91,7 @@ def test_the_chain_survives_a_kill_and_ends_with_a_report(
 
     before = (root / "report.json").read_bytes()
     started = time.monotonic()
-    output, _ = (again := start()).communicate(timeout=60)
+    output, _ = (again := start()).communicate(timeout=120)
     assert again.returncode == 0, output
     assert output.count("already done") == len(json.loads(before)["artifacts"])
     assert "Ray" not in output, "a finished chain has no need of a cluster"

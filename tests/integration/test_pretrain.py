@@ -70,7 +70,7 @@ def assert_same_bits(artifact, undisturbed) -> None:
 
 
 def wait_for_checkpoint(root: Path, step: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while not list(root.glob(f"models/base/*/checkpoints/step-{step:08d}")):
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-PATIENCE = timedelta(seconds=30)
+PATIENCE = timedelta(seconds=120)
 """After which a rank that waits for another one in vain is an error."""
 
 
