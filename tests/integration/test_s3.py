@@ -33,7 +33,7 @@ def texts(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     for path in sorted(Path(json.__file__).parent.glob("*.py")):
         (folder / path.name).write_bytes(path.read_bytes())
-    lines = [json.dumps({"text": f"line {number} of a larger file"}) for number in range(60_000)]
+    lines = [json.dumps({"text": f"line {number} of a larger file"}) for number in range(30_000)]
     (folder / "lines.jsonl").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -76,11 +76,16 @@ def make(root: str, paths: tuple[str, ...]) -> list[dict]:
     return [stage.run(config, CLUSTER).manifest for stage, config in zip(stages, configs, strict=True)]
 
 
-def test_object_storage_and_disk_hold_the_same_artifacts(proxy, object_storage, texts, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def in_bucket(proxy, texts) -> tuple[str, list[dict]]:
+    """(root, manifests) of four stages' artifacts in the bucket."""
     root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    on_disk = make(str(tmp_path / "root"), (str(texts),))
-    in_bucket = make(root, (str(texts),))
-    assert in_bucket == on_disk
+    return root, make(root, (str(texts),))
+
+
+def test_object_storage_and_disk_hold_the_same_artifacts(in_bucket, proxy, texts, tmp_path) -> None:
+    root, manifests = in_bucket
+    assert manifests == make(str(tmp_path / "root"), (str(texts),))
     assert sum(proxy.injected.values()) > 20, "the network was bad"
     store = ArtifactStore(root)
     assert [problem for artifact in store.artifacts() for problem in verify(artifact)] == []
@@ -101,15 +106,14 @@ def test_raw_inputs_in_a_bucket(proxy, object_storage, texts) -> None:
     corpus = corpus_stage.run(config, CLUSTER)
     again = config.model_copy(update={"paths": (f"s3://{BUCKET}/{prefix}/in/*",)})
     assert corpus_stage.run(again, CLUSTER).ref == corpus.ref
-    assert corpus.counts["documents"] == 60_000 + len(list(texts.glob("*.py")))
+    assert corpus.counts["documents"] == 30_000 + len(list(texts.glob("*.py")))
     with pytest.raises(UserError, match="no such object or prefix"):
         corpus_stage.run(config.model_copy(update={"paths": (f"s3://{BUCKET}/nowhere",)}), CLUSTER)
 
 
-def test_an_interrupted_training_run_goes_on_from_the_bucket(proxy, texts, monkeypatch, tmp_path) -> None:
+def test_an_interrupted_training_run_goes_on_from_the_bucket(in_bucket, texts, monkeypatch, tmp_path) -> None:
     """Its machine is gone with all that was on it: only what was published counts."""
-    root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    expected = make(root, (str(texts),))[-1]
+    root, (*_, expected) = in_bucket
     (model,) = ArtifactStore(root).artifacts("models")
     metrics = model.folder.read("metrics.jsonl")
     newest = "checkpoints/step-00000020"
