@@ -24,7 +24,9 @@ from cluster.artifacts.files import (
 from cluster.errors import UserError
 
 _HIDDEN = "."
-"""Locks and files in the making start with it; they are no objects."""
+"""Folders in the making, and those of leases, start with it: what is in them is not listed with the rest."""
+_NO_OBJECTS = (".partial", ".lock")
+"""Endings of hidden files in the making, and of locks."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class LocalStorage:
         for folder, folders, files in os.walk(self.local(prefix)):
             folders[:] = [name for name in folders if not name.startswith(_HIDDEN)]
             for name in files:
-                if not name.startswith(_HIDDEN):
+                if not (name.startswith(_HIDDEN) and name.endswith(_NO_OBJECTS)):
                     path = Path(folder, name)
                     found[path.relative_to(self.root).as_posix()] = path.stat().st_size
         return dict(sorted(found.items()))
