@@ -8,6 +8,7 @@ With `--nodes` it runs on a cluster of several nodes on this machine, whose proc
 import sys
 from typing import Any
 
+from cluster.auth import enable_where_possible, ensure_token
 from cluster.errors import UserError
 from pipelines.cli import run_stage
 from pipelines.quickstart.chain import Step, chain
@@ -48,6 +49,8 @@ def start_nodes() -> str:
     """A head without CPUs and two nodes; prints the process ids of the nodes' raylets."""
     from ray.cluster_utils import Cluster as SimulatedCluster
 
+    ensure_token()
+    enable_where_possible()
     simulated = SimulatedCluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         node = simulated.add_node(num_cpus=NODE_CPUS)

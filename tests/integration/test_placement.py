@@ -9,6 +9,7 @@ from ray.cluster_utils import Cluster as RayCluster
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.auth import enable_where_possible, ensure_token
 from cluster.connect import Cluster
 from cluster.placement import Node, Share, assigned_device
 from pipelines.rlhf.stage import run
@@ -19,16 +20,17 @@ from tests.integration.test_rlhf import config
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[Cluster]:
     """Two raylets of this machine. Ray believes that the second has a GPU, which the machine has not."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # what starts them has no say in tokens
-        nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        nodes.add_node(num_cpus=1, num_gpus=1)
-        try:
-            ray.init(address=nodes.address, log_to_driver=False)
-            yield Cluster()
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
+    # This process may have spoken with tokens to a cluster before: then it refuses workers without one.
+    ensure_token()
+    enable_where_possible()
+    nodes = RayCluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1, num_gpus=1)
+    try:
+        ray.init(address=nodes.address, log_to_driver=False)
+        yield Cluster()
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 @pytest.mark.timeout(400)
