@@ -94,7 +94,7 @@ TYPOS = [
     (JOB, "--workers 2", "--worker 2", "--worker"),
     (JOB, "manta pretrain", "manta pre-train", "pre-train"),
     (JOB, "llama-15m", "llama-16m", "llama-16m"),
-    (JOB, "--global-batch 64", "--global-batch 65", "65"),
+    (JOB, "--global-batch 64", "--global-batch 1 ", "global_batch=1"),
     (JOB_ON_GPUS, "--seq-len 2048", "--seq-len 20480", "20480"),
     # the served application
     (SERVICE, "pipelines.serve.app:build", "pipelines.serve.app:built", "built"),
