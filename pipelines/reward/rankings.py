@@ -14,7 +14,6 @@ from cluster.errors import UserError
 from llm.tokenizer.special import PAD_ID
 from llm.training.loss import IGNORE
 from llm.training.step import MicroBatch
-from pipelines.preferences.table import TABLE
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,9 @@ def read_rankings(preferences: Path, split: str, max_seq_len: int) -> list[Ranki
     Raises:
         UserError: there is none.
     """
-    table = pq.read_table(preferences / TABLE, columns=["prompt_ids", "responses", "ranks", "split"])
+    table = pq.read_table(
+        preferences / "preferences.parquet", columns=["prompt_ids", "responses", "ranks", "split"]
+    )
     rankings = []
     for row in table.filter(pc.equal(table["split"], split)).to_pylist():
         fitting = [
