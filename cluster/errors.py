@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to see."""
+"""The exceptions that a user is meant to see."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line that names the place, the value and the mend. The command line prints it without
     a traceback and exits with code 2.
     """
+
+
+class StorageError(UserError):
+    """The disk or the object storage of one machine fails, for now: other processes may not meet it."""

@@ -105,7 +105,8 @@ def run(arguments: list[str]) -> int:
                 return _SIGNALLED + number
             if not isinstance(error, UserError):
                 raise
-            print(f"manta: error: {error}", file=sys.stderr)
+            # One that was raised in an actor comes back in Ray's wrapping, whose text is a traceback.
+            print(f"manta: error: {getattr(error, 'cause', error)}", file=sys.stderr)
             return EXIT_USER_ERROR
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from cluster.artifacts.files import is_disk_full
 from cluster.artifacts.folder import FileEntry
-from cluster.errors import UserError
+from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
 from llm.models.decoder import Decoder
 from llm.models.load import build, load_state
@@ -34,20 +34,24 @@ _MARK = "checkpoints/writer"
 def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     """Set this process up and give it its device. What the user must mend goes to the driver as one line.
 
-    Such an error is about data or numbers that all workers share, so all of them meet it. It ends the run:
-    the block is left in peace, lest Ray Train start the workers again for nothing. Any other error passes.
+    A UserError is about data or numbers that all workers share, so all of them meet it. It ends the run: the
+    block is left in peace, lest Ray Train start the workers again for nothing. Any other error passes, a
+    failing disk or object storage too, which one worker may meet alone: Ray Train then starts all again.
     """
     torch.set_num_threads(job.threads)
-    if dist.get_rank() == 0:
-        job.workspace.restore(list(LOGS))
     try:
+        if dist.get_rank() == 0:
+            job.workspace.restore(list(LOGS))
         # Ray Train has made the worker's own GPU the current one.
         gpu = assigned_device() == "cuda"
         yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    except StorageError as error:  # of one machine: the others learn of it when this one ends
+        ray.get(job.board.post.remote({FATAL: str(error)}))
+        raise
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
     except Exception as error:
-        if is_disk_full(error):  # of one machine: the others learn of it when this one ends
+        if is_disk_full(error):
             full = f"{job.workspace.path}: the disk is full; make room and run again: checkpoints are kept"
             ray.get(job.board.post.remote({FATAL: full}))
         raise

@@ -178,14 +178,15 @@ def _most_workers(config: UnitsConfig, memory: int) -> int:
     """As many actors as were asked for, and as the cluster has memory for: Ray would wait for the others."""
     import ray
 
-    resources = ray.cluster_resources()
-    by_memory = int(resources.get("memory", 0) // memory)
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    by_memory = sum(int(node.get("memory", 0) // memory) for node in resources)
     if by_memory < 1:
+        most = max(node.get("memory", 0) for node in resources) / 2**30
         raise UserError(
-            f"--memory-per-worker {config.memory_per_worker:g}: the cluster has "
-            f"{resources.get('memory', 0) / 2**30:.1f} GiB of memory for Ray's workers; lower it"
+            f"--memory-per-worker {config.memory_per_worker:g}: no node has more than {most:.1f} GiB of "
+            "memory for Ray's workers; lower it"
         )
-    return min(config.workers or int(resources.get("CPU", 1)), by_memory)
+    return min(config.workers or int(ray.cluster_resources().get("CPU", 1)), by_memory)
 
 
 def _report(title: str, failures: dict[str, str], total: int, draft: Draft, allowed: int) -> None:

@@ -19,7 +19,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``, replacing what is there in one step."""
     temporary = _write_temporary(path, data)
     os.replace(temporary, path)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def create(path: Path, data: bytes) -> bool:
@@ -34,7 +34,7 @@ def create(path: Path, data: bytes) -> bool:
         return False
     finally:
         os.unlink(temporary)
-    sync_directory(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -79,17 +79,8 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
-def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable, not only the bytes of its files."""
+def sync(path: Path) -> None:
+    """Make the bytes of a file durable, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cluster.artifacts.files import (
-    compare_and_swap,
-    create,
-    is_disk_full,
-    sync_directory,
-    sync_file,
-    write_atomic,
-)
-from cluster.errors import UserError
+from cluster.artifacts.files import compare_and_swap, create, is_disk_full, sync, write_atomic
+from cluster.errors import StorageError
 
 _HIDDEN = "."
 """Folders in the making, and those of leases, start with it: what is in them is not listed with the rest."""
@@ -58,7 +51,7 @@ class LocalStorage:
         """Moves the file where it can (same disk), else copies it."""
         target = self.local(key)
         with _disk_errors(target):
-            sync_file(path)
+            sync(path)
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.replace(path, target)
@@ -67,9 +60,9 @@ class LocalStorage:
                     raise
                 partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
                 shutil.copyfile(path, partial)
-                sync_file(partial)
+                sync(partial)
                 os.replace(partial, target)
-            sync_directory(target.parent)
+            sync(target.parent)
 
     def download(self, key: str, path: Path) -> None:
         shutil.copyfile(self.local(key), path)
@@ -123,9 +116,11 @@ def _disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if is_disk_full(error):
-            raise UserError(
+            raise StorageError(
                 f"{path}: the disk is full; make room and run again: finished work is kept"
             ) from None
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --root") from None
+            raise StorageError(
+                f"{path}: cannot be written ({error.strerror}); choose another --root"
+            ) from None
         raise

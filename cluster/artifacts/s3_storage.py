@@ -33,7 +33,7 @@ from botocore.exceptions import (
 )
 from s3transfer.exceptions import RetriesExceededError
 
-from cluster.errors import UserError
+from cluster.errors import StorageError
 
 GIVE_UP_SECONDS = 180.0
 """How long an outage may last. A minute is not rare; after three, a person should look."""
@@ -145,8 +145,10 @@ class S3Storage:
             self._persist(keys[start], partial(_delete, request=request))
 
     def rename(self, prefix: str, new_prefix: str) -> None:
-        """Copies on the server's side, then deletes."""
-        keys = list(self.files(prefix))
+        """Copies on the server's side, then deletes, what is directly in the folder first: without its
+        manifest no half of it is taken for the whole.
+        """
+        keys = sorted(self.files(prefix), key=lambda key: (key.count("/"), not key.endswith(".json")))
 
         def copy(key: str) -> None:
             source = {"Bucket": self.bucket, "Key": self._key(key)}
@@ -170,8 +172,10 @@ class S3Storage:
             try:
                 s3.put_object(**self._at(key), Body=data, **condition)
             except ClientError as error:
-                if _status(error) not in (404, 412) or error.response["Error"]["Code"] == "NoSuchBucket":
+                if error.response["Error"]["Code"] == "NoSuchBucket" or _status(error) not in (404, 412):
                     raise
+                if _status(error) == 404:
+                    return False  # what was to be replaced is gone
                 sent_before = attempts > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
                 return bool(sent_before) and s3.get_object(**self._at(key))["Body"].read() == data
             return True
@@ -195,7 +199,7 @@ class S3Storage:
 
             pause = random(0, min(10 s, 0.1 s · 2^attempt))      ("full jitter")
 
-        Raises FileNotFoundError if the object is missing, UserError for all that a person must mend.
+        Raises FileNotFoundError if the object is missing, StorageError for all that a person must mend.
         """
         deadline, attempt = time.monotonic() + GIVE_UP_SECONDS, 0
         while True:
@@ -206,7 +210,7 @@ class S3Storage:
                 if not _is_transient(cause):
                     raise self._explained(key, cause) from error
                 if time.monotonic() > deadline:
-                    raise UserError(
+                    raise StorageError(
                         f"{self.uri}/{key}: {self._where()} has not answered for {GIVE_UP_SECONDS:.0f} s "
                         f"({_name(cause)}); run again when it does: finished work is kept"
                     ) from error
@@ -216,7 +220,7 @@ class S3Storage:
     def _explained(self, key: str, error: BaseException) -> BaseException:
         """The error that says what to mend."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
-            return UserError(
+            return StorageError(
                 f"{self.uri}: no credentials ({_name(error)}); set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
             )
@@ -224,16 +228,16 @@ class S3Storage:
             return error
         code = error.response["Error"]["Code"]
         if code == "NoSuchBucket":
-            return UserError(
+            return StorageError(
                 f"{self.uri}: there is no bucket {self.bucket!r} at {self._where()}; create it first"
             )
         if code in ("NoSuchKey", "404", "NotFound"):
             return FileNotFoundError(f"{self.uri}/{key}")
         if code in _DENIED or _status(error) in (401, 403):
-            return UserError(
+            return StorageError(
                 f"{self.uri}: {self._where()} refuses the credentials ({code}); check key and policy"
             )
-        return UserError(
+        return StorageError(
             f"{self.uri}/{key}: {self._where()} answers {code}: {error.response['Error'].get('Message')}"
         )
 

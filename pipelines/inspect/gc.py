@@ -67,9 +67,11 @@ def find_litter(store: ArtifactStore, config: GcConfig) -> Iterator[Litter]:
     for kind in KINDS:
         for name in store.storage.folders(kind):
             siblings = Folder(store.storage, f"{kind}/{name}")
-            for version in siblings.folders():
+            versions = siblings.folders()
+            for version in versions:
                 if not is_held(siblings, f".leases/{version}.json"):
                     yield from _of_version(siblings, version, config)
+            yield from _dead_leases(siblings / ".leases", versions)
 
 
 def _of_version(siblings: Folder, version: str, config: GcConfig) -> Iterator[Litter]:
@@ -89,11 +91,17 @@ def _of_version(siblings: Folder, version: str, config: GcConfig) -> Iterator[Li
         yield from _found(
             folder, sizes, [name for name in sizes if name.startswith(prefix)], "old checkpoint"
         )
-    leases = siblings / ".leases"
-    lease = [name for name in leases.files() if name == f"{version}.json"]
-    yield from _found(leases, leases.files(), lease, "lease that nobody holds")
     replaced = siblings / f".replaced-{version}"
     yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+
+
+def _dead_leases(leases: Folder, versions: list[str]) -> Iterator[Litter]:
+    """Leases of versions that are gone. That of a version that is there may be taken at any moment."""
+    sizes = leases.files()
+    gone = [
+        name for name in sizes if name.removesuffix(".json") not in versions and not is_held(leases, name)
+    ]
+    yield from _found(leases, sizes, gone, "leases of versions that were removed")
 
 
 def _found(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Iterator[Litter]:

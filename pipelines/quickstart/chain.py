@@ -38,7 +38,7 @@ def chain(config: QuickstartConfig) -> list[Step]:
 
 
 def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
-    sized, common = _Sized(config.scale), _common(config)
+    sized, common, small = _Sized(config.scale), _common(config), _small_units()
     source: dict[str, Any] = (
         {"source": "python-stdlib"}
         if config.source == "python-stdlib"
@@ -48,17 +48,17 @@ def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
     return [
         Step(
             "corpus",
-            CorpusConfig(**common, name=TEXT, **source),
+            CorpusConfig(**common, **small, name=TEXT, **source),
             "Clean the source text",
         ),
         Step(
             "tokenizer",
-            TokenizerConfig(**common, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(1024, 512))),
+            TokenizerConfig(**common, **small, name=TOKENIZER, corpus=TEXT, **sized(vocab_size=(1024, 512))),
             "Train a tokenizer",
         ),
         Step(
             "tokens",
-            TokensConfig(**common, name=TOKENS, corpus=TEXT, tokenizer=TOKENIZER),
+            TokensConfig(**common, **small, name=TOKENS, corpus=TEXT, tokenizer=TOKENIZER),
             "Tokenize",
         ),
         Step(
@@ -82,12 +82,12 @@ def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
 
 
 def _base_to_aligned_model(config: QuickstartConfig) -> list[Step]:
-    sized, common = _Sized(config.scale), _common(config)
+    sized, common, small = _Sized(config.scale), _common(config), _small_units()
     sampling: dict[str, Any] = sized(max_tokens=(96, 24))
     return [
         Step(
             "corpus",
-            CorpusConfig(**common, name=FUNCTIONS, source="python-functions", from_corpus=TEXT),
+            CorpusConfig(**common, **small, name=FUNCTIONS, source="python-functions", from_corpus=TEXT),
             "Turn functions into conversations",
         ),
         Step(
@@ -158,6 +158,11 @@ class _Sized:
 
     def __call__(self, **sizes: tuple[Any, Any]) -> dict[str, Any]:
         return {name: full if self.scale == "full" else smoke for name, (full, smoke) in sizes.items()}
+
+
+def _small_units() -> dict[str, Any]:
+    """The text is small: two actors fit beside all else on a machine of 8 GB."""
+    return {"memory_per_worker": 1.0}
 
 
 def _common(config: QuickstartConfig) -> dict[str, Any]:

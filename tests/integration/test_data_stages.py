@@ -363,5 +363,5 @@ def test_a_unit_is_held_to_its_memory(draft):
 
 def test_more_memory_than_there_is_is_refused(draft):
     config = UnitsConfig(memory_per_worker=1e6)
-    with pytest.raises(UserError, match=r"--memory-per-worker 1e\+06: the cluster has"):
+    with pytest.raises(UserError, match=r"--memory-per-worker 1e\+06: no node has more than"):
         run_units([Unit("a", {"bytes": 1})], GreedyWorker, {}, draft=draft, config=config, title="memory")

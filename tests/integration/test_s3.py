@@ -14,10 +14,12 @@ from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
+from pipelines.corpus.work_files import WORK
 from pipelines.pretrain import stage as pretrain_stage
 from pipelines.pretrain.config import ModelOptions, PretrainConfig
 from pipelines.tokenizer import stage as tokenizer_stage
 from pipelines.tokenizer.config import TokenizerConfig
+from pipelines.tokenizer.stage import SAMPLE_FOLDER
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
 from tests.faults.s3_proxy import FaultyS3
@@ -92,7 +94,8 @@ def test_object_storage_and_disk_hold_the_same_artifacts(in_bucket, proxy, texts
     assert [artifact.kind for artifact in store.artifacts()] == ["corpora", "tokenizers", "tokens", "models"]
     # Nothing of the making is left but ledgers, checkpoints and logs; and no secret anywhere.
     keys = [key for kind in KINDS for key in store.storage.files(kind)]
-    assert [key for key in keys if "/work/" in key or "/sample/" in key or "pending" in key] == []
+    between_steps = (f"/{WORK}/", f"/{SAMPLE_FOLDER}/", "pending")
+    assert [key for key in keys if any(part in key for part in between_steps)] == []
     for key in keys:
         assert SECRET_KEY.encode() not in store.storage.read(key)
 
