@@ -113,3 +113,16 @@ def test_help_is_instant_and_light() -> None:
 
 def test_options_common_to_stages() -> None:
     assert {"root", "name", "address", "force"} == set(StageConfig.model_fields)
+
+
+def test_an_error_from_an_actor_is_the_line_that_it_raised(monkeypatch, capsys):
+    """Ray wraps it in a class whose text is a traceback."""
+    from ray.exceptions import RayTaskError
+
+    def fail(name, arguments):
+        wrapped = RayTaskError("learn", "Traceback ...\nUserError: mend it", UserError("mend it"))
+        raise wrapped.as_instanceof_cause()
+
+    monkeypatch.setattr("pipelines.cli._run_command", fail)
+    assert run(["corpus"]) == 2
+    assert capsys.readouterr().err == "manta: error: mend it\n"

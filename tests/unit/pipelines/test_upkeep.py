@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.artifacts.draft import Draft
+from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
@@ -56,6 +57,10 @@ def test_rm_refuses_what_others_are_made_from(store: ArtifactStore) -> None:
     rm.run(rm.RmConfig(artifacts=("corpora/a", "tokens/b"), root=store.root))
     assert store.artifacts() == []
     assert store.storage.files("corpora") == {}
+    leases = Folder(store.storage, "corpora/a/.leases")
+    assert list(leases.files()) == [f"{corpus.version}.json"]
+    gc.run(gc.GcConfig(root=store.root))
+    assert leases.files() == {}
 
 
 def test_a_name_falls_back_to_the_newest_version_that_is_left(store: ArtifactStore) -> None:
