@@ -32,6 +32,7 @@ from botocore.exceptions import (
     ProfileNotFound,
 )
 from s3transfer.exceptions import RetriesExceededError
+from urllib3.exceptions import HTTPError
 
 from cluster.errors import StorageError
 
@@ -50,6 +51,9 @@ _TRANSFER = TransferConfig(
 _TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ThrottlingException"}
 _TRANSIENT |= {"Throttling", "RequestLimitExceeded", "ConditionalRequestConflict", "OperationAborted"}
 _DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
+
+_ERRORS = (ClientError, BotoCoreError, RetriesExceededError, S3UploadFailedError, HTTPError, OSError)
+"""HTTPError: botocore does not translate what breaks while it reads the body of a refusal."""
 
 _Result = TypeVar("_Result")
 
@@ -205,7 +209,7 @@ class S3Storage:
         while True:
             try:
                 return action(_client(self.endpoint, self.region))
-            except (ClientError, BotoCoreError, RetriesExceededError, S3UploadFailedError, OSError) as error:
+            except _ERRORS as error:
                 cause = _cause(error)
                 if not _is_transient(cause):
                     raise self._explained(key, cause) from error
@@ -325,6 +329,8 @@ def _is_transient(error: BaseException) -> bool:
         return error.response["Error"]["Code"] in _TRANSIENT or _status(error) in (429, 500, 502, 503, 504)
     if isinstance(error, FileNotFoundError | PermissionError | NoCredentialsError | ProfileNotFound):
         return False
+    if isinstance(error, HTTPError):
+        return True
     if isinstance(error, OSError):
         return isinstance(error, ConnectionError | TimeoutError)
     return _name(error) in {
