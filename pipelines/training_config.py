@@ -5,19 +5,26 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from llm.training.recipe import Recipe
+from llm.training.schedule import Decay
 from pipelines.stage_config import Frozen, How
 from pipelines.wandb_config import WandbConfig
 
 
 class OptimizerConfig(Frozen):
-    """AdamW with a linear warm-up and a cosine decay."""
+    """AdamW with a linear warm-up and a decay."""
 
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate."""
     min_learning_rate: float = Field(default=3e-4, ge=0)
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end."""
     warmup_steps: int = Field(default=50, ge=0)
     """Steps of linear warm-up from zero."""
+    decay: Decay = "cosine"
+    """How the learning rate falls from its peak to its minimum."""
+    embedding_scale: float = Field(default=1.0, gt=0)
+    """Multiplies the learning rate of the embedding table: 3 to 5 helps where it is not the head too."""
+    head_scale: float = Field(default=1.0, gt=0)
+    """Multiplies the learning rate of the vocabulary head."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decay of matrices; norms do not decay."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -99,6 +106,9 @@ class TrainingConfig(WandbConfig):
             peak_learning_rate=optimizer.learning_rate,
             minimum_learning_rate=optimizer.min_learning_rate,
             warmup_steps=optimizer.warmup_steps,
+            decay=optimizer.decay,
+            embedding_scale=optimizer.embedding_scale,
+            head_scale=optimizer.head_scale,
             weight_decay=optimizer.weight_decay,
             betas=(optimizer.beta1, optimizer.beta2),
             clip_norm=optimizer.clip_norm,

@@ -16,7 +16,7 @@ from llm.training.loss import summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
-from llm.training.schedule import warmup_cosine
+from llm.training.schedule import learning_rate
 from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
 
 
@@ -68,7 +68,14 @@ def train(run: TrainingRun) -> None:
         Superseded: another process has taken the run over.
     """
     recipe, model = run.recipe, run.model
-    optimizer = adamw(model, recipe.peak_learning_rate, recipe.weight_decay, recipe.betas)
+    optimizer = adamw(
+        model,
+        recipe.peak_learning_rate,
+        recipe.weight_decay,
+        recipe.betas,
+        embedding_scale=recipe.embedding_scale,
+        head_scale=recipe.head_scale,
+    )
     first_step = _resume(run, optimizer)
     if recipe.compile:
         for block in model.blocks:
@@ -78,8 +85,13 @@ def train(run: TrainingRun) -> None:
 
     for step in range(first_step, recipe.steps):
         started = time.perf_counter()
-        learning_rate = warmup_cosine(
-            step, recipe.steps, recipe.warmup_steps, recipe.peak_learning_rate, recipe.minimum_learning_rate
+        rate = learning_rate(
+            step,
+            recipe.steps,
+            recipe.warmup_steps,
+            recipe.peak_learning_rate,
+            recipe.minimum_learning_rate,
+            recipe.decay,
         )
         try:
             micro_batches = run.micro_batches(step)
@@ -89,7 +101,7 @@ def train(run: TrainingRun) -> None:
                 optimizer,
                 micro_batches,
                 loss_sum,
-                learning_rate,
+                rate,
                 recipe.clip_norm,
             )
         except NonFiniteError as error:
@@ -97,7 +109,7 @@ def train(run: TrainingRun) -> None:
         seconds = time.perf_counter() - started
 
         done = step + 1
-        metrics = {"step": done, "loss": result.loss, "learning_rate": learning_rate}
+        metrics = {"step": done, "loss": result.loss, "learning_rate": rate}
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
             metrics |= run.evaluate()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from llm.training.schedule import Decay
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -11,6 +13,12 @@ class Recipe:
     peak_learning_rate: float
     minimum_learning_rate: float
     warmup_steps: int
+    decay: Decay
+    """How the learning rate falls after the warm-up."""
+    embedding_scale: float
+    """What the learning rate is multiplied by for the embedding table,"""
+    head_scale: float
+    """and for the vocabulary head."""
     weight_decay: float
     betas: tuple[float, float]
     clip_norm: float

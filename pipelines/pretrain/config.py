@@ -57,8 +57,14 @@ class PretrainConfig(TrainingConfig):
     """Held-out sequences scored at each evaluation during training; at the end all are."""
 
     @model_validator(mode="after")
-    def _sequence_fits_the_model(self) -> Self:
-        longest = self.model.shape(vocab_size=1).max_seq_len
+    def _numbers_fit_the_model(self) -> Self:
+        shape = self.model.shape(vocab_size=1)
+        if shape.tie_embeddings and self.optimizer.head_scale != 1:
+            raise ValueError(
+                f"optimizer.head_scale={self.optimizer.head_scale}: the head of {self.model.preset} is its "
+                "embedding table; use optimizer.embedding_scale"
+            )
+        longest = shape.max_seq_len
         if self.seq_len > longest:
             raise ValueError(
                 f"seq_len={self.seq_len} is longer than the model's max_seq_len={longest}: "

@@ -15,7 +15,7 @@ _NO_SUCH_KEY = b"<Error><Code>NoSuchKey</Code><Message>no</Message></Error>"
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """A server that resets its first four answers in the middle of a 404, then sends it whole; the requests."""
+    """Requests to a server that resets the first four answers in the middle of a 404, then sends it whole."""
     requests: list[str] = []
     server = socket.create_server(("127.0.0.1", 0))
 

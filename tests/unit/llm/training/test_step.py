@@ -108,3 +108,16 @@ def test_only_matrices_decay(model):
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     for name, parameter in model.named_parameters():
         assert decay[id(parameter)] == (0.0 if "norm" in name else 0.1), name
+
+
+def test_tables_learn_at_a_rate_of_their_own():
+    """Adam's first step moves every weight by its learning rate, whatever the size of its gradient."""
+    model = Decoder(CONFIG.model_copy(update={"tie_embeddings": False}))
+    model.init_weights(seed=3)
+    optimizer = adamw(model, 1e-2, weight_decay=0.0, betas=(0.9, 0.95), embedding_scale=5.0, head_scale=2.0)
+    before = copy.deepcopy(model.state_dict())
+    train_step(model, optimizer, [uneven_batch(0)], language_model_loss(model), 1e-3, clip_norm=0.0)
+    for name, value in model.state_dict().items():
+        scale = {"embed.weight": 5.0, "head.weight": 2.0}.get(name, 1.0)
+        moved = (value - before[name]).abs().max().item()
+        assert moved == pytest.approx(1e-3 * scale, rel=1e-3), name

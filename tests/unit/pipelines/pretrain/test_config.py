@@ -16,6 +16,10 @@ from pipelines.pretrain.config import PretrainConfig
         ({"model": {"preset": "gpt5"}}, "'gpt5' does not exist; choose one of tiny-100k"),
         ({"model": {"n_heads": 7}}, "d_model=192 over n_heads=7"),
         ({"seq_len": 600}, "seq_len=600 is longer than the model's max_seq_len=256"),
+        (
+            {"model": {"preset": "tiny-100k"}, "optimizer": {"head_scale": 2}},
+            "the head of tiny-100k is its embedding table",
+        ),
         ({"optimizer": {"learning_rate": 1e-4}}, "min_learning_rate=0.0003 is above learning_rate=0.0001"),
     ],
 )
