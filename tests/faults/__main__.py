@@ -19,6 +19,7 @@ from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input, fill_d
 from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
 from tests.faults.reference import index_of, prepare, reference
+from tests.faults.whole_chain import CASES
 
 _KILLS = {"pretrain": 20}
 _KILLS_OF_OTHERS = 10
@@ -91,6 +92,12 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
 
         yield stage, "disk full", full, 2
     yield from faulty_storage(undisturbed, scratch)
+    for name, case in CASES.items():
+
+        def chain(seed: int, case: Callable[..., Outcome] = case) -> Outcome:
+            return case(undisturbed.root, "smoke", seed, scratch)
+
+        yield "quickstart", name, chain, 1
 
 
 def summary(outcomes: list[Outcome]) -> tuple[str, int]:
