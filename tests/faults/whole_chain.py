@@ -63,7 +63,7 @@ def killed_on_object_storage(undisturbed: Path, scale: str, seed: int, scratch: 
 
 
 def stopped_as_a_job(undisturbed: Path, scale: str, seed: int, scratch: Path) -> Outcome:
-    """The quickstart as a job on a cluster that wants a token: stopped at a random moment, submitted again."""
+    """The quickstart as a job on a cluster that wants a token: stopped at some moment, submitted again."""
     choice = random.Random(f"job/{seed}")
     expected = _manifests(undisturbed)
     whole = sum(float(artifact.run()["seconds"]) for artifact in ArtifactStore(undisturbed).artifacts())
