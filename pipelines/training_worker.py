@@ -18,7 +18,7 @@ from cluster.placement import assigned_device
 from llm.models.decoder import Decoder
 from llm.models.load import build, load_state
 from llm.planning.flops import training_flops_per_token
-from llm.planning.peak import peak_flops
+from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.precision import choose_precision
@@ -120,12 +120,13 @@ class Watcher:
         precision = choose_precision(job.config.precision, device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._board = job.board
-        peak = peak_flops(device, dtype) * dist.get_world_size()
-        self._mfu_per_token_per_s = training_flops_per_token(job.model, seq_len) / peak
+        self._peak, self._workers = PeakFlops(device, dtype), dist.get_world_size()
+        self._flops_per_token = training_flops_per_token(job.model, seq_len)
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         if "tokens_per_s" in metrics:
-            metrics = metrics | {"mfu": metrics["tokens_per_s"] * self._mfu_per_token_per_s}
+            achieved = metrics["tokens_per_s"] * self._flops_per_token
+            metrics = metrics | {"mfu": achieved / (self._peak.now() * self._workers)}
         self._board.post.remote(metrics)
 
 

@@ -17,26 +17,45 @@ _GPU_PEAK_BF16 = {
 }
 
 
-def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s that matmuls could reach on `device`: the data sheet's for a known GPU, else measured.
+class PeakFlops:
+    """FLOP/s that matmuls could reach on a device: a known GPU's data sheet, else the best ever measured.
 
     A device may have no units for `dtype` and be slower in it than in fp32. That is no reason to expect less.
     """
-    if device.type == "cuda" and dtype == torch.bfloat16:
-        name = torch.cuda.get_device_name(device)
-        for known, peak in _GPU_PEAK_BF16.items():
-            if all(word in name for word in known.split()):
-                return peak
-    size = 512 if device.type == "cpu" else 4096
-    return max(measured_matmul_flops(device, each, size) for each in {dtype, torch.float32})
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._device, self._dtypes = device, {dtype, torch.float32}
+        self._known = _data_sheet(device) if dtype == torch.bfloat16 else None
+        self._best = self._known or self._measure(seconds=0.25)
+
+    def now(self) -> float:
+        """The peak by all that is known so far.
+
+        A CPU is measured again, for some milliseconds: one that others used while the run began would make
+        every later step look better than it is.
+        """
+        if self._known is None and self._device.type == "cpu":
+            self._best = max(self._best, self._measure(seconds=0.002))
+        return self._best
+
+    def _measure(self, seconds: float) -> float:
+        size = 512 if self._device.type == "cpu" else 4096
+        return max(measured_matmul_flops(self._device, each, size, seconds) for each in self._dtypes)
 
 
-def measured_matmul_flops(
-    device: torch.device, dtype: torch.dtype, size: int, seconds: float = 0.25
-) -> float:
+def _data_sheet(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next(
+        (peak for known, peak in _GPU_PEAK_BF16.items() if all(word in name for word in known.split())), None
+    )
+
+
+def measured_matmul_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
     """The best FLOP/s of square matmuls within about `seconds`, on the threads this process uses.
 
-    The matrices are small on a CPU's account: a hundred tries find a moment in which nobody else computes.
+    The matrices are small on a CPU's account: many tries find a moment in which nobody else computes.
     """
     a = torch.ones(size, size, device=device, dtype=dtype)
     best, deadline = float("inf"), time.perf_counter() + seconds

@@ -11,8 +11,8 @@ CPU = torch.device("cpu")
 
 def test_auto_never_takes_the_much_slower_type():
     speed = {
-        "bf16": measured_matmul_flops(CPU, torch.bfloat16, size=256),
-        "fp32": measured_matmul_flops(CPU, torch.float32, size=256),
+        "bf16": measured_matmul_flops(CPU, torch.bfloat16, size=256, seconds=0.25),
+        "fp32": measured_matmul_flops(CPU, torch.float32, size=256, seconds=0.25),
     }
     chosen = choose_precision("auto", CPU)
     assert speed[chosen] > 0.5 * max(speed.values())
