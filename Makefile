@@ -14,12 +14,16 @@ $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "Manta needs Python 3.11 or newer; this is %d.%d. Set PYTHON=..." % v)'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-for-tests: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[test]'
 	@touch $@
 
-install: $(VENV)/.installed ## Create .venv with Manta and what its tests need
+install: $(VENV)/.installed-for-tests ## Create .venv with Manta and what its tests need
 
-quickstart: install ## Run the whole chain on this machine: text to an aligned model (12 to 15 minutes)
+quickstart: $(VENV)/.installed ## Run the whole chain on this machine: text to an aligned model (12 to 15 minutes)
 	$(BIN)/manta quickstart --root $(ROOT)
 
 test: install ## Run every test
