@@ -23,11 +23,12 @@ $(VENV)/.installed-for-tests: $(VENV)/.installed
 
 install: $(VENV)/.installed-for-tests ## Create .venv with Manta and what its tests need
 
-quickstart: $(VENV)/.installed ## Run the whole chain on this machine: text to an aligned model (12 to 15 minutes)
+quickstart: $(VENV)/.installed ## Run the whole chain on this machine: text to an aligned model (a quarter of an hour)
 	$(BIN)/manta quickstart --root $(ROOT)
 
-test: install ## Run every test
-	$(BIN)/python -m pytest -q
+test: install ## Run every test: first those that need no Ray, two at a time
+	$(BIN)/python -m pytest -q --numprocesses 2 tests/unit
+	$(BIN)/python -m pytest -q tests/integration
 
 test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour or so)
 	$(BIN)/python -m tests.faults
