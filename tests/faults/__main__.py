@@ -1,6 +1,6 @@
 """Every fault against every stage, and a table of what came of it.
 
-    python -m tests.faults [--quick] [--keep FOLDER]
+    python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT]
 
 Exit code 1 if anything was lost or came out different.
 """
@@ -35,6 +35,7 @@ def main() -> int:
     options.add_argument("--quick", action="store_true", help="one run a case")
     options.add_argument("--keep", type=Path, help="keep the undisturbed run here, or use the one here")
     options.add_argument("--stage", action="append", help="only this stage")
+    options.add_argument("--fault", default="", help="only faults with this in their name")
     chosen = options.parse_args()
     console = Console()
     with tempfile.TemporaryDirectory(prefix="manta-faults-") as scratch:
@@ -44,7 +45,7 @@ def main() -> int:
         table = Table("stage", "fault", "runs", "result")
         lost = 0
         for stage, fault, case, count in cases(undisturbed, Path(scratch)):
-            if chosen.stage and stage not in chosen.stage:
+            if (chosen.stage and stage not in chosen.stage) or chosen.fault not in fault:
                 continue
             count = 1 if chosen.quick else count
             began = time.monotonic()
@@ -109,7 +110,10 @@ def summary(outcomes: list[Outcome]) -> tuple[str, int]:
     if all(each.refused for each in outcomes):
         return "refused in one line", 0
     again = sum(each.runs > 1 for each in outcomes)
-    return "the same" + (f" ({again} needed the command a second time)" if again else ""), 0
+    missed = sum(each.missed for each in outcomes)
+    notes = [f"{again} needed the command a second time"] * bool(again)
+    notes += [f"{missed} found nothing to kill"] * bool(missed)
+    return "the same" + (f" ({', '.join(notes)})" if notes else ""), 0
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ class Outcome:
     refused: bool = False
     """Whether there is none, and one clear error instead."""
     problems: list[str] = field(default_factory=list)
+    missed: bool = False
+    """Whether the run had ended, or had no such process, when it was to be killed."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,14 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
     shutil.rmtree(draft)
     delay = choice.uniform(0, reference.seconds[index])
     problems: list[str] = []
+    killed = False
     for run in range(1, _MOST_RUNS + 1):
         process = start(root, index, nodes=victim == "node" and run == 1)
         try:
             if run == 1:
                 _wait_for(draft, process)
                 time.sleep(delay)
-                _kill(victim, process, choice)
+                killed = _kill(victim, process, choice)
             _, errors = process.communicate(timeout=_LONGEST_RUN_SECONDS)
         except subprocess.TimeoutExpired:
             problems.append("it hung")
@@ -97,7 +100,7 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
     if log.exists() and log.read_bytes() != expected.folder.read("metrics.jsonl"):
         problems.append("metrics.jsonl differs")
     shutil.rmtree(root)
-    return Outcome(run, same, problems=problems)
+    return Outcome(run, same, problems=problems, missed=not killed)
 
 
 def link_tree(source: Path, target: Path) -> Path:
@@ -124,15 +127,17 @@ def _wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
-def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> None:
-    """Kill one process; nothing if the run has ended before."""
+def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
+    """Kill one process; False if there is none, for instance because the run has ended before."""
+    if driver.poll() is not None:
+        return False
     if victim == "driver":
         driver.kill()
-        return
+        return True
     try:
         below = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return
+        return False
     found = []
     for process in below:
         try:
@@ -142,8 +147,13 @@ def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random
         is_node = "raylet/raylet" in command and "--head" not in command
         if is_node if victim == "node" else command.startswith(_WORKERS):
             found.append(process.pid)
-    if found:
+    if not found:
+        return False
+    try:
         os.kill(choice.choice(sorted(found)[-2:] if victim == "node" else sorted(found)), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def end(process: "subprocess.Popen[str]") -> None:
