@@ -32,7 +32,7 @@ test: install ## Run every test: first those that need no Ray, two at a time
 	$(BIN)/python -m pytest -q --numprocesses 2 tests/unit
 	$(BIN)/python -m pytest -q tests/integration
 
-test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour or so)
+test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour and a half)
 	$(BIN)/python -m tests.faults
 
 lint: install ## Check style and types

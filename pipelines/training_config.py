@@ -24,7 +24,7 @@ class OptimizerConfig(Frozen):
     embedding_scale: float = Field(default=1.0, gt=0)
     """Multiplies the learning rate of the embedding table: 3 to 5 helps where it is not the head too."""
     head_scale: float = Field(default=1.0, gt=0)
-    """Multiplies the learning rate of the vocabulary head."""
+    """Multiplies the learning rate of a vocabulary head with weights of its own."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decay of matrices; norms do not decay."""
     beta1: float = Field(default=0.9, ge=0, lt=1)
