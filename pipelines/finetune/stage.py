@@ -28,6 +28,11 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
             f"--max-seq-len {config.max_seq_len} is longer than {base.ref} allows: "
             f"use at most {shape.max_seq_len}"
         )
+    if shape.tie_embeddings and config.optimizer.head_scale != 1:
+        raise UserError(
+            f"--optimizer.head-scale {config.optimizer.head_scale}: the head of {base.ref} is its embedding "
+            "table; use --optimizer.embedding-scale"
+        )
     return {"base": base, "corpus": corpus}
 
 

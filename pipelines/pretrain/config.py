@@ -13,8 +13,8 @@ from pipelines.training_config import TrainingConfig
 class ModelOptions(Frozen):
     """A preset and what to change in it."""
 
-    preset: str = "quickstart-2m"
-    """Named shape, such as quickstart-2m or llama-125m."""
+    preset: str = "quickstart-1m"
+    """Named shape, such as quickstart-1m or llama-125m."""
     max_seq_len: int | None = Field(default=None, gt=0)
     """Longest sequence the model may be served with; default: the preset's."""
     d_model: int | None = Field(default=None, gt=0)

@@ -44,7 +44,7 @@ def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
         if config.source == "python-stdlib"
         else {"source": "files", "paths": (config.source,)}
     )
-    model: dict[str, Any] = sized(preset=("quickstart-2m", "tiny-100k"))
+    model: dict[str, Any] = sized(preset=("quickstart-1m", "tiny-100k"))
     return [
         Step(
             "corpus",
@@ -69,17 +69,17 @@ def _text_to_base_model(config: QuickstartConfig) -> list[Step]:
                 tokens=TOKENS,
                 model=ModelOptions(**model),
                 optimizer=OptimizerConfig(
-                    learning_rate=4e-3,
+                    learning_rate=3e-3,
                     min_learning_rate=0.0,
                     decay="linear",
                     beta2=0.98,
                     weight_decay=0.05,
-                    **sized(warmup_steps=(230, 2), embedding_scale=(5.0, 1.0), head_scale=(2.0, 1.0)),
+                    **sized(warmup_steps=(210, 2), embedding_scale=(5.0, 1.0), head_scale=(2.0, 1.0)),
                 ),
                 global_batch=4,
                 evaluate_every=500,
                 checkpoint_every=500,
-                **sized(steps=(4600, 40)),
+                **sized(steps=(4200, 40)),
             ),
             "Pre-train a base model",
         ),

@@ -16,7 +16,7 @@ class QuickstartConfig(Frozen):
     address: str | None = None
     """Ray cluster to join, HOST:PORT; by default one that runs on this machine, else one is started."""
     scale: Literal["full", "smoke"] = "full"
-    """`full`: 1.5 million parameters, a quarter of an hour on 2 quiet cores. `smoke`: does it run at all? A
+    """`full`: 1.1 million parameters, a quarter of an hour on 2 quiet cores. `smoke`: does it run at all? A
     couple of minutes, and numbers that mean nothing.
     """
     source: str = "python-stdlib"

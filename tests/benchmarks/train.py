@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="quickstart-2m")
+    parser.add_argument("--preset", default="quickstart-1m")
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
     parser.add_argument("--micro-batch", type=int, default=16, help="sequences in a forward pass")

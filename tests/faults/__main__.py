@@ -1,6 +1,6 @@
 """Every fault against every stage, and a table of what came of it.
 
-    python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT]
+    python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT] [--at-once N]
 
 Exit code 1 if anything was lost or came out different.
 """
@@ -8,8 +8,8 @@ Exit code 1 if anything was lost or came out different.
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -36,24 +36,28 @@ def main() -> int:
     options.add_argument("--keep", type=Path, help="keep the undisturbed run here, or use the one here")
     options.add_argument("--stage", action="append", help="only this stage")
     options.add_argument("--fault", default="", help="only faults with this in their name")
+    options.add_argument("--at-once", type=int, default=1, help="runs that go on beside each other")
     chosen = options.parse_args()
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="manta-faults-") as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="manta-faults-") as scratch,
+        ThreadPoolExecutor(chosen.at_once) as at_once,
+    ):
         root = (chosen.keep or Path(scratch)) / "reference"
         console.print("the undisturbed run …")
         undisturbed = reference(root) if (root / "models" / "aligned").exists() else prepare(root)
         table = Table("stage", "fault", "runs", "result")
         lost = 0
-        for stage, fault, case, count in cases(undisturbed, Path(scratch)):
-            if (chosen.stage and stage not in chosen.stage) or chosen.fault not in fault:
-                continue
-            count = 1 if chosen.quick else count
-            began = time.monotonic()
-            outcomes = [case(seed) for seed in range(count)]
-            result, bad = summary(outcomes)
+        running = [
+            (stage, fault, [at_once.submit(case, seed) for seed in range(1 if chosen.quick else count)])
+            for stage, fault, case, count in cases(undisturbed, Path(scratch))
+            if (not chosen.stage or stage in chosen.stage) and chosen.fault in fault
+        ]
+        for stage, fault, runs in running:
+            result, bad = summary([run.result() for run in runs])
             lost += bad
-            table.add_row(stage, fault, str(count), result)
-            console.print(f"{stage}, {fault}: {result} ({time.monotonic() - began:.0f} s)", markup=False)
+            table.add_row(stage, fault, str(len(runs)), result)
+            console.print(f"{stage}, {fault}, {len(runs)} times: {result}", markup=False)
         console.print(table)
     console.print("none lost, none different" if not lost else f"{lost} lost or different")
     return 1 if lost else 0

@@ -52,10 +52,10 @@ def _run(
     """One step in a bucket that has copies of its inputs."""
     index = index_of(stage)
     expected = undisturbed.artifact(index)
-    with _server(scratch) as server:
+    with tempfile.TemporaryDirectory(dir=scratch) as cache, _server(scratch) as server:
         root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
         environment = os.environ | server.environment()
-        environment["MANTA_CACHE"] = str(scratch / "cache")
+        environment["MANTA_CACHE"] = cache
         _upload(undisturbed.root, server, root, expected.ref)
         faults = tuple(each for each in FAULTS if each == fault)
         with FaultyS3(server.port, rate, seed, faults).running() as proxy:
@@ -78,7 +78,6 @@ def _run(
             server.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
             == expected.folder.read("manifest.json")
         )
-        shutil.rmtree(scratch / "cache", ignore_errors=True)
     return Outcome(1, same=same, problems=problems)
 
 

@@ -81,6 +81,7 @@ def test_replies_are_learned(root):
         ({"base": "absent"}, "no models/absent .* there is models/small"),
         ({"corpus": "absent"}, "no corpora/absent"),
         ({"max_seq_len": 999}, "--max-seq-len 999 is longer than models/small/"),
+        ({"optimizer": {"head_scale": 2}}, "--optimizer.head-scale 2.0: the head of models/small/"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(root, change, message):
