@@ -5,6 +5,7 @@ of no checkpoint: the workers find our newest whole one by themselves, so there 
 run is.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 from cluster.artifacts.draft import Draft
@@ -89,6 +91,8 @@ def run_training(
     attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
     job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attachments, threads, board)
     scratch = draft.workspace.path / "ray_train"
+    # Nobody takes nodes back from a cluster that is this machine alone, and watching for it is one more process.
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1" if cluster.joined else "0"
     trainer = _Trainer(
         worker,
         train_loop_config={"job": job},
@@ -133,16 +137,17 @@ def _follow(board: Any, latest: dict[str, Any], progress: StageProgress, run_met
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train without the detached actor that removes a dead controller's placement group.
+    """Ray Train without two actors of its own, each of which is a process that takes seconds to start.
 
-    That actor asks the dashboard whether the controller lives, and where Ray has none it holds
-    up the end of every run for 12 s. The placement group goes with the controller in any case. (Returning
-    without waiting is no way out: a thread that is still in Ray when Ray stops takes the process down.)
+    One serves Ray datasets, and we have none. The other removes a dead controller's placement group, which
+    goes with the controller in any case; it asks the dashboard whether the controller lives, and where Ray
+    has none it holds up the end of every run for 12 s. (Returning without waiting is no way out: a thread
+    that is still in Ray when Ray stops takes the process down.)
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [c for c in callbacks if not isinstance(c, PlacementGroupCleanerCallback)]
+        superfluous = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, superfluous)]
 
 
 def _fit(trainer: TorchTrainer, failures: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A real S3 server for tests: SeaweedFS on loopback, one a test session, with a bucket that starts empty."""
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -109,7 +110,7 @@ def _weed() -> str:
 def _free_ports(count: int) -> list[int]:
     """Ports below 20000 that are free now, as is the one 10,000 above and the next one."""
     found: list[int] = []
-    for port in range(15000 + os.getpid() % 3000, 20000, 7):
+    for port in range(15000 + random.randrange(3000), 20000, 7):
         if all(_is_free(each) for each in (port, port + 1, port + 10000, port + 10001)):
             found.append(port)
         if len(found) == count:

@@ -19,6 +19,7 @@ from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input, fill_d
 from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
 from tests.faults.reference import index_of, prepare, reference
+from tests.faults.resizing import shrink_and_grow
 from tests.faults.whole_chain import CASES
 
 _KILLS = {"pretrain": 20}
@@ -96,6 +97,11 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
             return fill_disk(undisturbed, index, seed, scratch)
 
         yield stage, "disk full", full, 2
+
+    def resize(seed: int) -> Outcome:
+        return shrink_and_grow(undisturbed, index_of("pretrain"), scratch)
+
+    yield "pretrain", "a node taken back after a notice, another added", resize, 1
     yield from faulty_storage(undisturbed, scratch)
     for name, case in CASES.items():
 
