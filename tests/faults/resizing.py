@@ -1,0 +1,151 @@
+"""Pre-training on a cluster that is told to give a node back, loses it, and later gets another.
+
+    python -m tests.faults.resizing ROOT RECORD
+
+Runs on one or two workers, as many as there are nodes for, and writes into RECORD how many there were.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.artifacts.store import ArtifactStore
+from cluster.auth import enable_where_possible, ensure_token
+from llm.training.metrics_log import read_records
+from pipelines.pretrain.config import PretrainConfig
+from tests.faults.driver import step_of
+from tests.faults.killing import Outcome, Reference, end, link_tree
+
+_STEPS = 3000
+_EVERY = 50
+_NOTICE_SECONDS = 3.0
+_SAME_LOSS = 1e-3
+"""Relative. Sums over one worker and over two differ in their rounding, and that grows with the steps."""
+
+
+def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
+    """Two workers, one after a preemption notice, two again: the losses of one process that was left alone."""
+    root = link_tree(reference.root, scratch / "resizing")
+    record = scratch / "workers.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.resizing", str(root), str(record), str(index)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=600)
+    except subprocess.TimeoutExpired:
+        return Outcome(1, same=False, problems=["it hung"])
+    finally:
+        end(process)
+    if process.returncode:
+        return Outcome(1, same=False, problems=[errors.strip()[-300:]])
+    workers = json.loads(record.read_text())
+    store = ArtifactStore(root)
+    alone, resized = (
+        read_records(store.resolve("models", name).fetch() / "metrics.jsonl") for name in ("alone", "resized")
+    )
+    problems = [] if workers == [2, 1, 2] else [f"the numbers of workers were {workers}"]
+    problems += [] if [each["step"] for each in resized] == list(range(1, _STEPS + 1)) else ["steps are missing"]
+    apart = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(alone, resized, strict=True))
+    same = not problems and apart < _SAME_LOSS
+    return Outcome(1, same=same, problems=problems if same else [*problems, f"losses are {apart:.1e} apart"])
+
+
+def main(root: str, record: str, index: int) -> int:
+    from pipelines import training_launch
+    from pipelines.cli import run_stage
+    from pipelines.pretrain import stage
+
+    config = step_of(root, index).config
+    assert isinstance(config, PretrainConfig)
+    config = config.model_copy(
+        update={
+            "steps": _STEPS,
+            "checkpoint_every": _EVERY,
+            "evaluate_every": 0,
+            "threads_per_worker": 1,
+            "max_failures": 0,  # Losing a node after a notice is no failure.
+        }
+    )
+    run_stage(stage, config.model_copy(update={"name": "alone"}))
+    cluster = _TwoNodes(Path(root), Path(record))
+    # Ray looks once a minute whether a cluster has grown.
+    training_launch.ScalingConfig = partial(  # type: ignore[misc, assignment]
+        training_launch.ScalingConfig, elastic_resize_monitor_interval_s=1.0
+    )
+    threading.Thread(target=cluster.resize, daemon=True).start()
+    update = {"name": "resized", "workers": (1, 2), "address": cluster.address}
+    return run_stage(stage, config.model_copy(update=update))
+
+
+class _TwoNodes:
+    """A head without CPUs and two nodes with one each, and what happens to them."""
+
+    def __init__(self, root: Path, record: Path) -> None:
+        from ray.cluster_utils import Cluster as SimulatedCluster
+
+        ensure_token()
+        enable_where_possible()
+        self._root, self._record = root, record
+        self._workers: list[int] = []
+        self._cluster = SimulatedCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self._first, _ = (self._cluster.add_node(num_cpus=1) for _ in range(2))
+        self._cluster.wait_for_nodes()
+        self.address: str = self._cluster.address
+
+    def resize(self) -> None:
+        """Take the first node away after a notice, then add one."""
+        self._wait_for_workers(2, _EVERY)
+        self._give_notice(self._first)
+        time.sleep(_NOTICE_SECONDS)
+        self._cluster.remove_node(self._first, allow_graceful=False)
+        self._wait_for_workers(1, self._newest() + _EVERY)
+        self._cluster.add_node(num_cpus=1)
+        self._wait_for_workers(2, self._newest() + _EVERY)
+
+    def _give_notice(self, node: Any) -> None:
+        """What a cloud does some time before it takes a spot machine back."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        deadline = int((time.time() + _NOTICE_SECONDS) * 1000)
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        gcs = GcsClient(address=self.address)
+        accepted, why = gcs.drain_node(node.node_id, reason, "it is taken back", deadline)
+        assert accepted, why
+
+    def _wait_for_workers(self, count: int, step: int) -> None:
+        """Until a checkpoint of `step` or later was written by so many workers."""
+        deadline = time.monotonic() + 300
+        while self._newest() < step or self._count() != count:
+            assert time.monotonic() < deadline, f"never {count} workers at step {step}"
+            time.sleep(0.1)
+        self._workers.append(count)
+        self._record.write_text(json.dumps(self._workers))
+
+    def _newest(self) -> int:
+        found = self._root.glob("models/resized/*/checkpoints/step-*")
+        return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+
+    def _count(self) -> int:
+        names = []
+        for process in psutil.Process().children(recursive=True):
+            try:
+                names.append(" ".join(process.cmdline()))
+            except psutil.Error:
+                continue
+        return sum(name.startswith("ray::RayTrainWorker") for name in names)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
