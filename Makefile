@@ -28,9 +28,9 @@ install: $(VENV)/.installed-for-tests ## Create .venv with Manta and what its te
 quickstart: $(VENV)/.installed ## Run the whole chain on this machine: text to an aligned model (a quarter of an hour)
 	$(BIN)/manta quickstart --root $(ROOT)
 
-test: install ## Run every test: first those that need no Ray, two at a time
+test: install ## Run every test, two at a time: first those that need no Ray
 	$(BIN)/python -m pytest -q --numprocesses 2 tests/unit
-	$(BIN)/python -m pytest -q tests/integration
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
 test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour and a half)
 	$(BIN)/python -m tests.faults
