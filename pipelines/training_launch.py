@@ -91,7 +91,7 @@ def run_training(
     attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
     job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attachments, threads, board)
     scratch = draft.workspace.path / "ray_train"
-    # Nobody takes nodes back from a cluster that is this machine alone, and watching for it is one more process.
+    # Nobody takes nodes back from a cluster of this machine alone, and watching for it is one more process.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1" if cluster.joined else "0"
     trainer = _Trainer(
         worker,

@@ -5,12 +5,15 @@ Guarantee: the same values whether the module was built directly, or on the meta
 """
 
 import hashlib
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llm.models.config import ModelConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 HEAD_STD = 0.02
 
@@ -21,8 +24,12 @@ def init_weights(model: nn.Module, seed: int) -> None:
     config: ModelConfig = model.config  # type: ignore[assignment]
     for name, parameter in model.named_parameters():
         value = initial_value(name, parameter.shape, config, seed).to(parameter.device, parameter.dtype)
-        if isinstance(parameter, DTensor):
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        if hasattr(parameter, "placements"):
+            # Takes a second to import, which models that only generate need not wait for.
+            from torch.distributed.tensor import distribute_tensor
+
+            sharded = cast("DTensor", parameter)
+            value = distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
         parameter.copy_(value)
 
 

@@ -31,7 +31,7 @@ _SAME_LOSS = 1e-3
 
 
 def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
-    """Two workers, one after a preemption notice, two again: the losses of one process that was left alone."""
+    """Two workers, one after a preemption notice, two again: the losses of one that was left alone."""
     root = link_tree(reference.root, scratch / "resizing")
     record = scratch / "workers.json"
     process = subprocess.Popen(
@@ -55,7 +55,8 @@ def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
         read_records(store.resolve("models", name).fetch() / "metrics.jsonl") for name in ("alone", "resized")
     )
     problems = [] if workers == [2, 1, 2] else [f"the numbers of workers were {workers}"]
-    problems += [] if [each["step"] for each in resized] == list(range(1, _STEPS + 1)) else ["steps are missing"]
+    steps = [each["step"] for each in resized]
+    problems += [] if steps == list(range(1, _STEPS + 1)) else ["steps are missing or twice there"]
     apart = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(alone, resized, strict=True))
     same = not problems and apart < _SAME_LOSS
     return Outcome(1, same=same, problems=problems if same else [*problems, f"losses are {apart:.1e} apart"])
