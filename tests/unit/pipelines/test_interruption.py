@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # A command that is ended by a signal, after something has put its own handlers in the place of ours.
 PROGRAM = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs are told to ignore
 from pipelines import cli
 
 def command(name, arguments):
