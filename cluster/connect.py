@@ -137,7 +137,10 @@ def connect(address: str | None = None, announce: Callable[[str], None] | None =
         raise
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # They hold what still runs on Ray, such as an iterator.
+        lost = _lost_process(error)
         cluster.close()
+        if lost is not None:
+            raise UserError(f"{lost}; run the same command again, and it goes on from here") from None
         raise
     else:
         cluster.close()
@@ -207,7 +210,15 @@ def _own_sigterm_handler() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _first_line(error: Exception) -> str:
+def _lost_process(error: BaseException) -> str | None:
+    """What died, if an error says that a process or a node of the cluster did, which is nobody's bug."""
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+
+    lost = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
+    return f"a process on the cluster was lost: {_first_line(error)}" if isinstance(error, lost) else None
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

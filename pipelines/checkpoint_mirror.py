@@ -64,11 +64,14 @@ def mirror_of(workspace: Workspace, logs: tuple[str, ...]) -> RootMirror | None:
 
 
 def extended_checkpoint(model: Artifact | None) -> Path | None:
-    """The newest whole checkpoint of a finished model, on this machine; every rank must call it."""
+    """The last checkpoint of a finished model, on this machine; every rank must call it."""
     if model is None:
         return None
     workspace = Workspace(model.folder)
     found = newest_checkpoint(workspace.path / "checkpoints", mirror_of(workspace, logs=()))
-    if found is None:
-        raise UserError(f"{model.ref} has no undamaged checkpoint to go on from; train it again with --force")
+    if found is None or found.name != f"step-{model.counts['steps']:08d}":
+        raise UserError(
+            f"{model.ref}: its last checkpoint is gone or damaged, so nothing can go on from it; "
+            "train it again with --force"
+        )
     return found

@@ -10,13 +10,12 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.errors import UserError
 from pipelines.interruption import Interrupted, watched_signals
 
 EXIT_USER_ERROR = 2
-EXIT_UNITS_LEFT_OUT = 3
 _SIGNALLED = 128
 """A shell's exit code of a process that a signal ended is this and the signal's number."""
 
@@ -70,7 +69,11 @@ COMMANDS = STAGES | JOBS | TOOLS
 
 def main() -> None:
     """Entry point of the ``manta`` command."""
-    code = run(sys.argv[1:])
+    leave(run(sys.argv[1:]))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code."""
     if code > _SIGNALLED:
         # Everything of ours is closed. The interpreter's own end is Ray's too, which takes time or aborts.
         sys.stdout.flush()
@@ -168,7 +171,7 @@ def run_stage(stage: Any, config: Any) -> int:
     from cluster.artifacts.manifest import Artifact
     from cluster.artifacts.store import ArtifactStore
     from cluster.connect import connect
-    from pipelines.outcome import outcome
+    from pipelines.outcome import exit_code, outcome
     from pipelines.progress import console
 
     began = time.time()
@@ -178,7 +181,7 @@ def run_stage(stage: Any, config: Any) -> int:
     if not isinstance(result, Artifact):
         return 0
     console.print(outcome(result, began))
-    return EXIT_UNITS_LEFT_OUT if result.run().get("failed_units") else 0
+    return exit_code(result)
 
 
 def _version() -> str:

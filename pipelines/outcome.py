@@ -3,6 +3,14 @@
 from cluster.artifacts.manifest import Artifact
 from pipelines.inspect.format import format_bytes, format_seconds
 
+EXIT_UNITS_LEFT_OUT = 3
+"""Exit code of a command whose artifact lacks units of work that failed, as the user allowed."""
+
+
+def exit_code(artifact: Artifact) -> int:
+    """Of a command that made the artifact, or found it: 0, or 3."""
+    return EXIT_UNITS_LEFT_OUT if artifact.run().get("failed_units") else 0
+
 
 def made_since(artifact: Artifact, began: float) -> bool:
     """Whether the artifact was made after the time ``began``, or was there before."""

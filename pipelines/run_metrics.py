@@ -13,11 +13,13 @@ class RunMetrics:
     """The metrics of one run, for the length of a `with` block; Ray must be running.
 
     group: of `cluster.metrics`. What it does not declare goes to wandb alone.
+    version: of the artifact that is made.
+    folder: gets what wandb writes down offline.
     """
 
-    def __init__(self, group: str, config: WandbConfig, stage: str, folder: Path) -> None:
-        self._wandb = WandbRun(config, stage, folder)
-        self._emitter = Emitter(group, {"stage": stage, "run": run_name(config, folder)})
+    def __init__(self, group: str, config: WandbConfig, stage: str, version: str, folder: Path) -> None:
+        self._wandb = WandbRun(config, stage, version, folder)
+        self._emitter = Emitter(group, {"stage": stage, "run": run_name(config, version)})
 
     def log(self, record: dict[str, Any]) -> None:
         """What was measured at a `step`. Logging it again is harmless."""

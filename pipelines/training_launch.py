@@ -17,6 +17,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.lease import Ticket
@@ -87,7 +88,9 @@ def run_training(
     cluster.connect()
     share = cluster.share(_expected_workers(config, cluster))
     threads = config.threads_per_worker or max(1, int(share.cpus))
-    board = ProgressBoard.remote()  # type: ignore[attr-defined]
+    # On this machine: if it were on a node that dies, the run would die with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
     job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attachments, threads, board)
     scratch = draft.workspace.path / "ray_train"
@@ -108,7 +111,7 @@ def run_training(
     fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
     with (
         stage_progress(stage, steps, "step") as progress,
-        RunMetrics("training", config, stage, draft.workspace.path) as run_metrics,
+        RunMetrics("training", config, stage, draft.version, draft.workspace.path) as run_metrics,
     ):
         fit.start()
         latest: dict[str, Any] = {}

@@ -101,6 +101,7 @@ class Claim:
 
     def __init__(self, job: TrainingJob) -> None:
         self._ticket, self._folder, self._mark = job.ticket, job.workspace.folder, uuid.uuid4().hex.encode()
+        self._ticket.check()  # A driver that was paused too long starts its workers again in vain.
         if dist.get_rank() == 0:
             self._folder.write(_MARK, self._mark)
         dist.barrier()

@@ -11,16 +11,20 @@ from typing import Any
 from pipelines.wandb_config import WandbConfig
 
 
-def run_name(config: WandbConfig, folder: Path) -> str:
-    """NAME-VERSION of the artifact in `folder`: what a run is called in wandb and in Prometheus."""
-    return f"{config.name}-{folder.name}"
+def run_name(config: WandbConfig, version: str) -> str:
+    """NAME-VERSION of the artifact that is made: what a run is called in wandb and in Prometheus."""
+    return f"{config.name}-{version}"
 
 
 class WandbRun:
-    """A wandb run, opened at the first metrics."""
+    """A wandb run, opened at the first metrics.
 
-    def __init__(self, config: WandbConfig, stage: str, folder: Path) -> None:
-        self._config, self._stage, self._folder = config, stage, folder
+    Online, a command that goes on where another was killed goes on with its run too, and leaves out the steps
+    that are there already: they are taken again with the same result.
+    """
+
+    def __init__(self, config: WandbConfig, stage: str, version: str, folder: Path) -> None:
+        self._config, self._stage, self._version, self._folder = config, stage, version, folder
         self._mode = _mode(config.wandb)
         self._run: Any = None
         self._logged_step = 0
@@ -28,15 +32,19 @@ class WandbRun:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Log the metrics of a step unless they are logged already: a run that was set back repeats steps."""
-        if self._mode == "disabled" or metrics["step"] < self._logged_step:
+        if self._mode == "disabled":
+            return
+        if self._run is None:
+            self._run = self._open()
+            if self._run.resumed:
+                self._logged_step = int(self._run.summary.get("step", 0)) + 1
+        if metrics["step"] < self._logged_step:
             return
         if metrics["step"] > self._logged_step:
             self._logged_step, self._logged_fields = metrics["step"], set[str]()
         if metrics.keys() <= self._logged_fields:
             return
         self._logged_fields |= metrics.keys()
-        if self._run is None:
-            self._run = self._open()
         self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
 
     def _open(self) -> Any:
@@ -45,7 +53,9 @@ class WandbRun:
 
         run = wandb.init(
             project=self._config.wandb_project,
-            name=run_name(self._config, self._folder),
+            name=run_name(self._config, self._version),
+            id=self._version,
+            resume="allow" if self._mode == "online" else None,
             job_type=self._stage,
             dir=self._folder,
             mode=self._mode,

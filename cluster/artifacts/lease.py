@@ -51,6 +51,12 @@ class Ticket:
         content = _read(self.folder, self.name)
         return content is not None and json.loads(content)["tenure"] == self.tenure
 
+    def check(self) -> None:
+        """Raises LeaseLost if somebody has taken the lease since."""
+        if not self.is_current():
+            holder = describe_holder(_read(self.folder, self.name))
+            raise LeaseLost(f"{holder} has taken this run over; this process stops writing")
+
 
 class Lease:
     """The lease `name` in `folder`, held from `acquire` to `commit` or `release`; a thread renews it."""
@@ -134,10 +140,13 @@ class Lease:
         if state["state"] != "held" or _is_gone(state["holder"]):
             return True
         announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
-        deadline = time.monotonic() + TTL_SECONDS
-        while time.monotonic() < deadline:
+        silence, looked = 0.0, time.monotonic()
+        while silence < TTL_SECONDS:
             time.sleep(_POLL_SECONDS)
             now = _read(self._folder, self._name)
+            # Storage that keeps us waiting may keep the holder from renewing too: that is no silence.
+            silence += min(time.monotonic() - looked, RENEW_SECONDS)
+            looked = time.monotonic()
             if now == found:
                 continue
             if now is None or json.loads(now)["state"] != "held":

@@ -303,7 +303,9 @@ def _file_system(storage: S3Storage) -> Any:
 
 
 def _delete(s3: Any, request: dict[str, Any]) -> None:
-    s3.delete_objects(**request)
+    """What could not be deleted is in an answer that says 200."""
+    for failed in s3.delete_objects(**request).get("Errors", []):
+        raise ClientError({"Error": failed}, "DeleteObjects")
 
 
 def _list_page(s3: Any, request: dict[str, Any]) -> Any:

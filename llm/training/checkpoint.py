@@ -73,13 +73,20 @@ def save_checkpoint(
         _sync(folder)
         if mirror is not None:
             mirror.seal(name, manifest)
-            for old in mirror.names()[keep:]:
+            for old in _superfluous(mirror.names(), name, keep):
                 mirror.remove(old)
-        for old_copy in _all(folder)[keep:]:
-            shutil.rmtree(old_copy)
+        for old in _superfluous([path.name for path in _all(folder)], name, keep):
+            shutil.rmtree(folder / old)
     _barrier()
     if mirror is not None:
         shutil.rmtree(partial, ignore_errors=True)  # on machines other than rank 0's
+
+
+def _superfluous(names: list[str], saved: str, keep: int) -> list[str]:
+    """Of checkpoints, newest first, those to remove: all but `keep`, and any that is later than the one just
+    saved, which the run was set back past because it is damaged.
+    """
+    return [each for each in names if each > saved] + [each for each in names if each <= saved][keep:]
 
 
 def newest_checkpoint(folder: Path, mirror: CheckpointMirror | None = None) -> Path | None:

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from cluster.artifacts.manifest import Artifact
+from cluster.errors import UserError
 from cluster.placement import Share
 from llm.engine.request import Completion, Request
 from pipelines.actors.engine import EngineActor
@@ -63,9 +64,9 @@ class EnginePool:
             except RayActorError as error:
                 deaths[batch] += 1
                 if deaths[batch] >= MAX_DEATHS:
-                    raise RuntimeError(
+                    raise UserError(
                         f"{MAX_DEATHS} engines died of the same {len(batches[batch])} requests; "
-                        "if the machine ran out of memory, lower max_batch"
+                        "if the machine ran out of memory, lower --max-batch"
                     ) from error
                 self._replace(actor)
                 waiting.append(batch)
@@ -84,10 +85,19 @@ class EnginePool:
         self.close()
 
     def _replace(self, index: int) -> None:
-        self.deaths += 1
-        self.actors[index] = self._spawn()
-        if self._weights is not None:
-            ray.get(self._send_weights(self.actors[index]))
+        for _ in range(MAX_DEATHS):
+            self.deaths += 1
+            self.actors[index] = self._spawn()
+            if self._weights is None:
+                return
+            try:
+                ray.get(self._send_weights(self.actors[index]))
+                return
+            except RayActorError:
+                continue
+        raise UserError(
+            f"{MAX_DEATHS} engines in a row died before they had their weights; see `manta doctor`"
+        )
 
     def _send_weights(self, actor: ray.actor.ActorHandle) -> ray.ObjectRef:
         assert self._weights is not None

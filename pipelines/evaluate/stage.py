@@ -38,6 +38,11 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     tokenizers = {role: model.folder.read(TOKENIZER) for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
+        if inputs["tokens"].counts.get("heldout_tokens") == 0:
+            raise UserError(
+                f"--tokens {config.tokens}: {inputs['tokens'].ref} has no held-out text; "
+                "make its corpus with a --heldout-fraction above 0"
+            )
         tokenizer = store.resolve("tokenizers", inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
         tokenizers["tokens"] = tokenizer.folder.read(TOKENIZER)
     for role, content in tokenizers.items():

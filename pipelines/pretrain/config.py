@@ -56,6 +56,12 @@ class PretrainConfig(TrainingConfig):
     evaluate_windows: How[int] = Field(default=32, gt=0)
     """Held-out sequences scored at each evaluation during training; at the end all are."""
 
+    def what(self) -> dict[str, Any]:
+        """With the model's shape in full, in place of a name that may mean another shape one day."""
+        shape = self.model.shape(vocab_size=1).model_dump(mode="json")
+        del shape["vocab_size"]  # the tokenizer's
+        return super().what() | {"model": shape}
+
     @model_validator(mode="after")
     def _numbers_fit_the_model(self) -> Self:
         shape = self.model.shape(vocab_size=1)

@@ -5,6 +5,7 @@
 from pathlib import Path
 from typing import Any
 
+from cluster.artifacts.lease import Ticket
 from llm.alignment.rollouts import Rollout
 from llm.tokenizer.load import Tokenizer
 from llm.training.metrics_log import JsonLines, read_records
@@ -29,7 +30,9 @@ class RunLog:
         tokenizer: Tokenizer,
         progress: StageProgress,
         run_metrics: RunMetrics,
+        ticket: Ticket,
     ) -> None:
+        self._ticket = ticket
         self._folder, self._tokenizer, self._progress = folder, tokenizer, progress
         self._run_metrics, self._engine_deaths = run_metrics, 0
         self._metrics = JsonLines(folder / "metrics.jsonl", iteration)
@@ -70,7 +73,12 @@ class RunLog:
         self._progress.update(step, **{name: metrics[name] for name in shown})
 
     def flush(self, durable: bool = False) -> None:
-        """Write what is pending; `durable` waits for the disk, as a checkpoint that follows must."""
+        """Write what is pending; `durable` waits for the disk, as a checkpoint that follows must.
+
+        Raises:
+            LeaseLost: another process has taken the run over.
+        """
+        self._ticket.check()
         for log in (self._metrics, self._samples, self._timing):
             log.flush(durable)
 

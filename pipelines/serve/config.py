@@ -16,7 +16,7 @@ class ServedModel(Frozen):
     """
 
     root: str = "runs/default"
-    """Where artifacts live: a folder on this machine."""
+    """Where artifacts live: a folder, or s3://BUCKET/PREFIX."""
     model: str = "aligned"
     """Model to serve: NAME or NAME/VERSION."""
     replicas: int = Field(1, gt=0)

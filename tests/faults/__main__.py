@@ -24,6 +24,8 @@ from tests.faults.whole_chain import CASES
 
 _KILLS = {"pretrain": 20}
 _KILLS_OF_OTHERS = 10
+_ATTEMPTS = 4
+"""At a run that has something to kill at the moment that was drawn."""
 _TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
 
@@ -72,7 +74,11 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
         for place, victim in enumerate(_VICTIMS):
 
             def kill(seed: int, index: int = index, victim: Victim = victim) -> Outcome:
-                return kill_once(undisturbed, index, victim, seed, scratch)
+                for attempt in range(_ATTEMPTS):
+                    outcome = kill_once(undisturbed, index, victim, seed + 100 * attempt, scratch)
+                    if not outcome.missed or outcome.problems or not outcome.same:
+                        break
+                return outcome
 
             count = kills // len(_VICTIMS) + (place < kills % len(_VICTIMS))
             yield stage, f"{victim} killed", kill, count

@@ -90,6 +90,31 @@ def test_a_holder_paused_until_its_lease_was_taken_cannot_commit(
     assert Lease(folder, "a.json", "corpora/a").acquire() == {"by": "the second"}
 
 
+def test_storage_that_keeps_a_contender_waiting_is_no_silence_of_the_holder(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", 1.0)
+    monkeypatch.setattr(lease_module, "RENEW_SECONDS", 0.2)
+    held = {
+        "state": "held",
+        "token": 1,
+        "tenure": "theirs",
+        "holder": {"machine": "m", "pid": 7, "host": "h"},
+    }
+    first, renewed = (json.dumps(held | {"renewal": number}).encode() for number in (1, 2))
+    folder.write("a.json", first)
+    answers = [(0.0, first), (1.5, first), (0.0, renewed)]
+
+    def read(folder: Folder, name: str) -> bytes:
+        seconds, content = answers.pop(0)
+        time.sleep(seconds)
+        return content
+
+    monkeypatch.setattr(lease_module, "_read", read)
+    with pytest.raises(UserError, match="being made by process 7 on h"):
+        Lease(folder, "a.json", "corpora/a").acquire()
+
+
 def test_a_ticket_is_void_once_the_lease_is_taken(folder: Folder) -> None:
     first, second = (Lease(folder, "a.json", "corpora/a") for _ in range(2))
     first.acquire()
@@ -97,6 +122,8 @@ def test_a_ticket_is_void_once_the_lease_is_taken(folder: Folder) -> None:
     assert ticket.is_current()
     second.acquire()  # this very process may follow itself: the draft of a failed stage stays behind
     assert not ticket.is_current()
+    with pytest.raises(LeaseLost, match=f"process {os.getpid()} on .* has taken this run over"):
+        ticket.check()
     with pytest.raises(LeaseLost):
         first.commit({})
     assert second.ticket.is_current()

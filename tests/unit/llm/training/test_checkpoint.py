@@ -65,7 +65,7 @@ def a_run(folder, **changes) -> TrainingRun:
     return dataclasses.replace(run, **changes)
 
 
-def interrupted(folder, at: int) -> None:
+def interrupted(folder, at: int, **changes) -> None:
     """A run that dies while it fetches the batch of 0-based step `at`."""
 
     def deadly(step: int):
@@ -74,7 +74,7 @@ def interrupted(folder, at: int) -> None:
         return micro_batches(step)
 
     with pytest.raises(Killed):
-        train(a_run(folder, micro_batches=deadly))
+        train(a_run(folder, micro_batches=deadly, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,17 @@ def test_only_the_newest_are_kept_and_each_is_whole(undisturbed):
     for path in kept:
         assert what_is_wrong(path) is None
         assert (path / "config.json").read_bytes() == b"{}\n"
+
+
+def test_what_a_run_saves_that_was_set_back_is_kept(tmp_path):
+    """The later checkpoint is damaged: it must not count as one of those to keep."""
+    keep_one = dataclasses.replace(RECIPE, keep_checkpoints=1)
+    interrupted(tmp_path, at=9, recipe=keep_one)
+    (tmp_path / "checkpoints/step-00000008/state.json").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="is damaged"):
+        interrupted(tmp_path, at=5, recipe=keep_one)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000004"]
+    assert what_is_wrong(tmp_path / "checkpoints/step-00000004") is None
 
 
 def test_torn_last_line_of_the_log_is_cut_off(tmp_path, undisturbed):

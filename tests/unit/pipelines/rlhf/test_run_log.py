@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from cluster import prometheus
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.lease import Lease, LeaseLost
+from cluster.artifacts.storage import open_storage
 from cluster.metrics import declared
 from llm.alignment.rollouts import Rollout
 from llm.training.metrics_log import read_records
@@ -21,6 +24,8 @@ RUN = {"stage": "rlhf", "run": "aligned-1f"}
 
 class Wandb:
     """Stands for wandb's run."""
+
+    resumed = False
 
     def __init__(self) -> None:
         self.records: list[dict[str, float]] = []
@@ -54,10 +59,17 @@ def test_an_iteration_goes_everywhere_under_the_same_names(
     folder.mkdir()
     config = RLHFConfig(name="aligned", wandb="offline")
     rollouts = [Rollout("p", [1, 2], [3, 4], [-0.1, -0.2], 0, "stop", seed=0)]
-    with RunMetrics("rlhf", config, "rlhf", folder) as run_metrics:
-        log = RunLog(folder, 0, Words(), StageProgress("rlhf", 2, "iteration", None), run_metrics)
+    with RunMetrics("rlhf", config, "rlhf", "1f", folder) as run_metrics:
+        leases = Folder(open_storage(tmp_path), "leases")
+        lease = Lease(leases, "aligned.json", "models/aligned")
+        lease.acquire()
+        progress = StageProgress("rlhf", 2, "iteration", None)
+        log = RunLog(folder, 0, Words(), progress, run_metrics, lease.ticket)
         log.record(metrics(1), SECONDS, 0, rollouts, [0.1])
         log.record(metrics(2), SECONDS, 2, rollouts, [0.2])
+        Lease(leases, "aligned.json", "models/aligned").acquire()
+        with pytest.raises(LeaseLost):
+            log.flush()
 
     assert read_records(folder / "metrics.jsonl") == [metrics(1), metrics(2)], "no clock readings"
     phases = {f"{phase}_seconds": spent for phase, spent in SECONDS.items()}
@@ -77,7 +89,7 @@ def test_a_run_that_fails_says_so_to_wandb(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(WandbRun, "_open", lambda self: wandb)
 
     def fail() -> None:
-        with RunMetrics("rlhf", RLHFConfig(wandb="offline"), "rlhf", tmp_path) as run_metrics:
+        with RunMetrics("rlhf", RLHFConfig(wandb="offline"), "rlhf", "1f", tmp_path) as run_metrics:
             run_metrics.log({"step": 1, "score": 0.5})
             raise RuntimeError("all engines died")
 
