@@ -52,6 +52,7 @@ def main() -> None:
         print(f"{name}: median {statistics.median(values):.2f} MB/s, {min(values):.2f} to {max(values):.2f}")
     ours, theirs = (statistics.median(speeds[name]) for name in ("ours", "peer"))
     result = {
+        "benchmark": "tokenize",
         "ours": round(ours, 3),
         "peer": round(theirs, 3),
         "ratio": round(ours / theirs, 3),

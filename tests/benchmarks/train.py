@@ -2,10 +2,10 @@
 
     python -m tests.benchmarks.train
 
-Both train a Llama of the quickstart's shape from random weights on the same random tokens, in bf16, with
-AdamW (fused) and clipping, in turn within one process: a round of ours, a round of theirs, and so on. Ours is
-what the pre-training worker runs: FSDP2 at degree one, accumulation, chunked loss. Theirs is
-`LlamaForCausalLM` with its own loss under autocast. The last line is one JSON object.
+Both train a Llama of the quickstart's shape from random weights on the same random tokens, with AdamW (fused)
+and clipping, in turn within one process: a round of ours, a round of theirs, and so on. Ours is what the
+pre-training worker runs: FSDP2 at degree one where it is bf16, accumulation, chunked loss. Theirs is
+`LlamaForCausalLM` with its own loss, under autocast where it is bf16. The last line is one JSON object.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
 from llm.training.parallel import data_mesh, shard
+from llm.training.precision import Precision, choose_precision
 from llm.training.step import train_step
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP_NORM = 1e-3, 0.1, (0.9, 0.95), 1.0
@@ -33,10 +34,10 @@ Step = Callable[[Tensor], float]
 """tokens (batch, seq) -> the loss of a step on them."""
 
 
-def ours(config: ModelConfig, micro_batch: int) -> Step:
+def ours(config: ModelConfig, micro_batch: int, precision: Precision) -> Step:
     """A step as the pre-training worker takes it."""
     model = build(config)
-    shard(model, data_mesh(torch.device("cpu")), "bf16")
+    shard(model, data_mesh(torch.device("cpu")), precision)
     model.to_empty(device="cpu")
     model.init_weights(seed=0)
     optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY, BETAS)
@@ -48,7 +49,7 @@ def ours(config: ModelConfig, micro_batch: int) -> Step:
     return step
 
 
-def theirs(config: ModelConfig, micro_batch: int) -> Step:
+def theirs(config: ModelConfig, micro_batch: int, precision: Precision) -> Step:
     """A step of the usual loop over transformers' model."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -74,7 +75,7 @@ def theirs(config: ModelConfig, micro_batch: int) -> Step:
     def step(tokens: Tensor) -> float:
         parts, total = tokens.split(micro_batch), 0.0
         for part in parts:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
                 loss = model(input_ids=part, labels=part).loss / len(parts)
             loss.backward()
             total += loss.item()
@@ -104,6 +105,7 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int, default=16, help="sequences in a forward pass")
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
     parser.add_argument("--steps", type=int, default=6, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
@@ -112,7 +114,11 @@ def main() -> None:
     torch.manual_seed(0)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     config = model_config(options.preset, options.vocab_size)
-    steps = {"ours": ours(config, options.micro_batch), "peer": theirs(config, options.micro_batch)}
+    precision = choose_precision(options.precision, torch.device("cpu"))
+    steps = {
+        "ours": ours(config, options.micro_batch, precision),
+        "peer": theirs(config, options.micro_batch, precision),
+    }
     batches = [
         torch.randint(options.vocab_size, (options.batch, options.seq_len)) for _ in range(options.steps)
     ]
@@ -125,11 +131,11 @@ def main() -> None:
             speeds[name].append(tokens_per_second(step, batches))
         print(f"round {round_number + 1}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in speeds.items()))
     dist.destroy_process_group()
-    print(json.dumps(summary(options, config, speeds)))
+    print(json.dumps(summary(options, config, precision, speeds)))
 
 
 def summary(
-    options: argparse.Namespace, config: ModelConfig, speeds: dict[str, list[float]]
+    options: argparse.Namespace, config: ModelConfig, precision: Precision, speeds: dict[str, list[float]]
 ) -> dict[str, Any]:
     """Medians, their ratio, and the range of each."""
     median = {name: statistics.median(values) for name, values in speeds.items()}
@@ -139,8 +145,9 @@ def summary(
         "peer": round(median["peer"]),
         "ratio": round(median["ours"] / median["peer"], 3),
         "unit": "tokens/s",
-        "peer_name": "transformers LlamaForCausalLM, autocast bf16, fused AdamW",
-        "spread": {name: [round(min(values)), round(max(values))] for name, values in speeds.items()},
+        "peer_name": "transformers LlamaForCausalLM, fused AdamW",
+        **{f"{name}_spread": [round(min(each)), round(max(each))] for name, each in speeds.items()},
+        "precision": precision,
         "rounds": options.rounds,
         "parameters": config.parameter_count,
         "batch": [options.batch, options.seq_len],
