@@ -15,11 +15,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.faults.damage import DAMAGES, damage_checkpoint, damage_input, fill_disk
+from tests.faults.damage import (
+    DAMAGES,
+    damage_checkpoint,
+    damage_draft,
+    damage_input,
+    damage_input_in_bucket,
+    damage_manifest,
+    fill_disk,
+)
 from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
 from tests.faults.reference import index_of, prepare, reference
 from tests.faults.resizing import shrink_and_grow
+from tests.faults.two_drivers import at_once_in_bucket, at_once_on_disk, paused
 from tests.faults.whole_chain import CASES
 
 _KILLS = {"pretrain": 20}
@@ -29,6 +38,8 @@ _ATTEMPTS = 4
 _TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
 
+Damage = Callable[[Reference, int, str, int, Path], Outcome]
+Disturbance = Callable[[Reference, int, int, Path], Outcome]
 Case = tuple[str, str, Callable[[int], Outcome], int]
 """Stage, fault, the case by its seed, and how many of them."""
 
@@ -83,26 +94,33 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
             count = kills // len(_VICTIMS) + (place < kills % len(_VICTIMS))
             yield stage, f"{victim} killed", kill, count
     for stage in KINDS:
-        index = index_of(stage)
-        for name in DAMAGES:
-            if stage in _TRAINING:
+        damages = [(f"checkpoint {name}", damage_checkpoint, name) for name in DAMAGES if stage in _TRAINING]
+        damages += [(f"unit's file {name}", damage_draft, name) for name in DAMAGES if stage not in _TRAINING]
+        if stage != "corpus":  # whose inputs are no artifacts
+            damages += [(f"input {name}", damage_input, name) for name in DAMAGES]
+            damages += [(f"input's manifest {name}", damage_manifest, name) for name in ("truncated", "lost")]
+            damages += [(f"S3: input {name}", damage_input_in_bucket, name) for name in DAMAGES]
+        for fault, damage, name in damages:
 
-                def checkpoint(seed: int, index: int = index, name: str = name) -> Outcome:
-                    return damage_checkpoint(undisturbed, index, name, seed, scratch)
+            def damaged(
+                seed: int, index: int = index_of(stage), damage: Damage = damage, name: str = name
+            ) -> Outcome:
+                return damage(undisturbed, index, name, seed, scratch)
 
-                yield stage, f"checkpoint {name}", checkpoint, 2
-            if stage != "corpus":
+            yield stage, fault, damaged, 2
+    others = {
+        "disk full": fill_disk,
+        "two drivers at once": at_once_on_disk,
+        "S3: two drivers at once": at_once_in_bucket,
+        "driver paused and taken over": paused,
+    }
+    for stage in KINDS:
+        for fault, case in others.items():
 
-                def source(seed: int, index: int = index, name: str = name) -> Outcome:
-                    return damage_input(undisturbed, index, name, seed, scratch)
+            def disturbed(seed: int, index: int = index_of(stage), case: Disturbance = case) -> Outcome:
+                return case(undisturbed, index, seed, scratch)
 
-                yield stage, f"input {name}", source, 2
-    for stage in ("corpus", "tokens", "pretrain"):
-
-        def full(seed: int, index: int = index_of(stage)) -> Outcome:
-            return fill_disk(undisturbed, index, seed, scratch)
-
-        yield stage, "disk full", full, 2
+            yield stage, fault, disturbed, 2 if case is fill_disk else 1
 
     def resize(seed: int) -> Outcome:
         return shrink_and_grow(undisturbed, index_of("pretrain"), scratch)

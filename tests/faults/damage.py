@@ -1,14 +1,19 @@
 """Damage to what lies on disk between two runs."""
 
 import contextlib
+import json
 import random
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cluster.artifacts.manifest import MANIFEST
 from cluster.artifacts.store import ArtifactStore
-from tests.faults.killing import Outcome, Reference, end, link_tree, start
+from tests.faults.killing import Outcome, Reference, end, finish, link_tree, start
+from tests.faults.object_storage_faults import bucket_for
+from tests.object_storage import BUCKET
 
 
 def flip_a_bit(path: Path, choice: random.Random) -> None:
@@ -41,8 +46,8 @@ def damage_checkpoint(reference: Reference, index: int, damage: str, seed: int, 
     choice = random.Random(f"{index}/{damage}/{seed}")
     expected = reference.artifact(index)
     root = link_tree(reference.root, scratch / f"{index}-{damage}-{seed}".replace(" ", "-"))
-    draft = root / expected.kind / expected.name / expected.version
-    (draft / "manifest.json").unlink()
+    draft = root / expected.ref
+    (draft / MANIFEST).unlink()
     newest = max((draft / "checkpoints").glob("step-*"))
     DAMAGES[damage](choice.choice([each for each in sorted(newest.rglob("*")) if each.is_file()]), choice)
     return _run_again(reference, index, root)
@@ -53,21 +58,82 @@ def damage_input(reference: Reference, index: int, damage: str, seed: int, scrat
     choice = random.Random(f"input/{index}/{damage}/{seed}")
     expected = reference.artifact(index)
     root = link_tree(reference.root, scratch / f"input-{index}-{damage}-{seed}".replace(" ", "-"))
-    draft = root / expected.kind / expected.name / expected.version
-    shutil.rmtree(draft)
+    shutil.rmtree(root / expected.ref)
     source = choice.choice(sorted(each["ref"] for each in expected.manifest["inputs"].values()))
     kind, _, name = source.partition("/")
     file = choice.choice(sorted(ArtifactStore(root).resolve(kind, name).files))
     DAMAGES[damage](root / source / file, choice)
     process = start(root, index)
-    _, errors = process.communicate(timeout=300)
-    end(process)
-    is_one_line = process.returncode == 2 and errors.count("\n") == 1
-    problems = [] if is_one_line else [f"exit code {process.returncode}"]
-    problems += [] if f"{source}/{file}" in errors else [f"the error does not name {file}: {errors.strip()}"]
-    problems += ["a half-made artifact"] if (draft / "manifest.json").exists() else []
+    errors = finish(process)
+    made = (root / expected.ref / MANIFEST).exists()
     shutil.rmtree(root)
-    return Outcome(1, refused=not problems, same=False, problems=problems)
+    return _refusal(process.returncode, errors, f"{source}/{file}", made)
+
+
+def damage_manifest(reference: Reference, index: int, damage: str, seed: int, scratch: Path) -> Outcome:
+    """The manifest of an input is damaged: the stage must refuse the input, by name, and make nothing."""
+    choice = random.Random(f"manifest/{index}/{damage}/{seed}")
+    expected = reference.artifact(index)
+    root = link_tree(reference.root, scratch / f"manifest-{index}-{damage}-{seed}".replace(" ", "-"))
+    shutil.rmtree(root / expected.ref)
+    source = choice.choice(sorted(each["ref"] for each in expected.manifest["inputs"].values()))
+    DAMAGES[damage](root / source / MANIFEST, choice)
+    process = start(root, index)
+    errors = finish(process)
+    made = (root / expected.ref / MANIFEST).exists()
+    shutil.rmtree(root)
+    return _refusal(process.returncode, errors, source.rpartition("/")[0], made)
+
+
+def damage_input_in_bucket(
+    reference: Reference, index: int, damage: str, seed: int, scratch: Path
+) -> Outcome:
+    """As `damage_input`, where the input is in object storage."""
+    choice = random.Random(f"bucket/{index}/{damage}/{seed}")
+    expected = reference.artifact(index)
+    source = choice.choice(sorted(each["ref"] for each in expected.manifest["inputs"].values()))
+    kind, _, name = source.partition("/")
+    file = choice.choice(sorted(ArtifactStore(reference.root).resolve(kind, name).files))
+    with bucket_for(reference, expected, scratch) as bucket:
+        at = {"Bucket": BUCKET, "Key": bucket.key(f"{source}/{file}")}
+        copy = scratch / f"{index}-{seed}-{damage.replace(' ', '-')}"
+        copy.write_bytes((reference.root / source / file).read_bytes())
+        DAMAGES[damage](copy, choice)
+        bucket.server.client.delete_object(**at)
+        if copy.exists():
+            bucket.server.client.put_object(**at, Body=copy.read_bytes())
+            copy.unlink()
+        process = start(bucket.root, index, environment=bucket.environment)
+        errors = finish(process)
+        made = bucket.read(f"{expected.ref}/{MANIFEST}")
+    return _refusal(process.returncode, errors, f"{source}/{file}", made is not None)
+
+
+def damage_draft(reference: Reference, index: int, damage: str, seed: int, scratch: Path) -> Outcome:
+    """The driver is killed once a unit is in the ledger, and a file that the unit wrote is damaged. Run the
+    same command again.
+    """
+    choice = random.Random(f"draft/{index}/{damage}/{seed}")
+    expected = reference.artifact(index)
+    root = link_tree(reference.root, scratch / f"draft-{index}-{damage}-{seed}".replace(" ", "-"))
+    draft = root / expected.ref
+    shutil.rmtree(draft)
+    process = start(root, index)
+    while not (written := _files_in_ledger(draft)) and process.poll() is None:
+        time.sleep(0.01)
+    end(process)
+    process.communicate()
+    if (draft / MANIFEST).exists() or not written:
+        shutil.rmtree(root)
+        return Outcome(1, same=True, missed=True)
+    DAMAGES[damage](draft / choice.choice(written), choice)
+    return _run_again(reference, index, root)
+
+
+def _files_in_ledger(draft: Path) -> list[str]:
+    """Files of the artifact that finished units have written."""
+    records = (draft / "ledger").glob("*.json")
+    return sorted(name for path in records for name in json.loads(path.read_bytes()).get("files", {}))
 
 
 def fill_disk(reference: Reference, index: int, seed: int, scratch: Path) -> Outcome:
@@ -90,34 +156,36 @@ def fill_disk(reference: Reference, index: int, seed: int, scratch: Path) -> Out
             free = shutil.disk_usage(disk).free - choice.randrange(4096, max(8192, expected.bytes // 2))
             stream.write(bytes(max(0, free)))
         process = start(root, index)
-        _, errors = process.communicate(timeout=300)
-        end(process)
+        errors = finish(process)
         problems = []
         if process.returncode != 2 or "disk is full" not in errors or "Traceback" in errors:
             problems.append(f"exit code {process.returncode}: {errors.strip()[-150:]}")
         filler.unlink()
         subprocess.run(["mount", "-o", f"remount,size={room * 4}", str(disk)], check=True)
         process = start(root, index)
-        _, errors = process.communicate(timeout=300)
-        end(process)
-        manifest = root / expected.ref / "manifest.json"
-        same = manifest.exists() and manifest.read_bytes() == expected.folder.read("manifest.json")
+        errors = finish(process)
+        manifest = root / expected.ref / MANIFEST
+        same = manifest.exists() and manifest.read_bytes() == expected.folder.read(MANIFEST)
         return Outcome(2, same=same, problems=problems)
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 
 
+def _refusal(code: int, errors: str, culprit: str, made: bool) -> Outcome:
+    """Whether a run ended with one line that names the culprit, and without an artifact."""
+    problems = [] if code == 2 and errors.count("\n") == 1 else [f"exit code {code}"]
+    problems += [] if culprit in errors else [f"the error does not name {culprit}: {errors.strip()[-300:]}"]
+    problems += ["a half-made artifact"] if made else []
+    return Outcome(1, refused=not problems, same=False, problems=problems)
+
+
 def _run_again(reference: Reference, index: int, root: Path) -> Outcome:
     expected = reference.artifact(index)
     process = start(root, index)
-    try:
-        _, errors = process.communicate(timeout=300)
-    except subprocess.TimeoutExpired:
-        errors = "it hung"
-    end(process)
+    errors = finish(process)
     problems = [] if process.returncode == 0 else [errors.strip()[-200:]]
-    manifest = root / expected.ref / "manifest.json"
-    same = manifest.exists() and manifest.read_bytes() == expected.folder.read("manifest.json")
+    manifest = root / expected.ref / MANIFEST
+    same = manifest.exists() and manifest.read_bytes() == expected.folder.read(MANIFEST)
     shutil.rmtree(root)
     return Outcome(1, same=same, problems=problems)
 

@@ -78,7 +78,7 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
         process = start(root, index, nodes=victim == "node" and run == 1)
         try:
             if run == 1:
-                _wait_for(draft, process)
+                wait_for(draft, process)
                 time.sleep(delay)
                 killed = _kill(victim, process, choice)
             _, errors = process.communicate(timeout=_LONGEST_RUN_SECONDS)
@@ -109,11 +109,14 @@ def link_tree(source: Path, target: Path) -> Path:
     return target
 
 
-def start(root: Path, index: int, nodes: bool = False) -> "subprocess.Popen[str]":
+def start(
+    root: Path | str, index: int, nodes: bool = False, environment: dict[str, str] | None = None
+) -> "subprocess.Popen[str]":
     """The driver of a step, in a session of its own."""
     command = [sys.executable, "-m", "tests.faults.driver", str(root), str(index)]
     return subprocess.Popen(
         command + ["--nodes"] * nodes,
+        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -121,7 +124,8 @@ def start(root: Path, index: int, nodes: bool = False) -> "subprocess.Popen[str]
     )
 
 
-def _wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
+    """Until the folder is there, or the process has ended."""
     deadline = time.monotonic() + _LONGEST_RUN_SECONDS
     while not draft.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -154,6 +158,17 @@ def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random
     except ProcessLookupError:
         return False
     return True
+
+
+def finish(process: "subprocess.Popen[str]", seconds: float = _LONGEST_RUN_SECONDS) -> str:
+    """Wait for a driver; what it wrote to stderr, or that it hung. Nothing of it is left behind."""
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        errors = "it hung"
+    finally:
+        end(process)
+    return errors
 
 
 def end(process: "subprocess.Popen[str]") -> None:

@@ -2,18 +2,18 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
-from tests.faults.killing import KINDS, Outcome, Reference
+from tests.faults.killing import KINDS, Outcome, Reference, finish, start
 from tests.faults.reference import index_of
 from tests.faults.s3_proxy import FAULTS, FaultyS3
 from tests.object_storage import BUCKET, ObjectStorage, serve
@@ -21,10 +21,32 @@ from tests.object_storage import BUCKET, ObjectStorage, serve
 OUTAGE_SECONDS = 60.0
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A root in a bucket that has copies of the artifacts that a step needs, and not the step's own."""
+
+    server: ObjectStorage
+    root: str
+    environment: dict[str, str]
+    """Of the processes that use it."""
+
+    def key(self, name: str) -> str:
+        """Of a file below the root."""
+        return f"{self.root.removeprefix(f's3://{BUCKET}/')}/{name}"
+
+    def read(self, name: str) -> bytes | None:
+        """A file below the root, if there is one."""
+        try:
+            content: bytes = self.server.client.get_object(Bucket=BUCKET, Key=self.key(name))["Body"].read()
+        except self.server.client.exceptions.NoSuchKey:
+            return None
+        return content
+
+
 def faulty_storage(
     undisturbed: Reference, scratch: Path
 ) -> Iterator[tuple[str, str, Callable[[int], Outcome], int]]:
-    """The cases: every stage once with each kind of fault, and an outage in pre-training."""
+    """The cases: every stage once with each kind of fault, and once with an outage."""
     for stage in KINDS:
         for fault in FAULTS:
 
@@ -33,10 +55,12 @@ def faulty_storage(
 
             yield stage, f"S3: {fault}", case, 1
 
-    def outage(seed: int) -> Outcome:
-        return _run(undisturbed, "pretrain", scratch, rate=0.0, fault="unavailable", seed=seed, outage=True)
+    for stage in KINDS:
 
-    yield "pretrain", f"S3: away for {OUTAGE_SECONDS:.0f} s", outage, 1
+        def outage(seed: int, stage: str = stage) -> Outcome:
+            return _run(undisturbed, stage, scratch, rate=0.0, fault="unavailable", seed=seed, outage=True)
+
+        yield stage, f"S3: away for {OUTAGE_SECONDS:.0f} s", outage, 1
 
 
 def _run(
@@ -49,34 +73,23 @@ def _run(
     seed: int,
     outage: bool = False,
 ) -> Outcome:
-    """One step in a bucket that has copies of its inputs."""
+    """One step in a bucket, behind a proxy that disturbs it."""
     index = index_of(stage)
     expected = undisturbed.artifact(index)
-    with tempfile.TemporaryDirectory(dir=scratch) as cache, _server(scratch) as server:
-        root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-        environment = os.environ | server.environment()
-        environment["MANTA_CACHE"] = cache
-        _upload(undisturbed.root, server, root, expected.ref)
+    with bucket_for(undisturbed, expected, scratch) as bucket:
         faults = tuple(each for each in FAULTS if each == fault)
-        with FaultyS3(server.port, rate, seed, faults).running() as proxy:
-            environment["AWS_ENDPOINT_URL"] = proxy.endpoint
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.driver", root, str(index)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=environment,
+        with FaultyS3(bucket.server.port, rate, seed, faults).running() as proxy:
+            process = start(
+                bucket.root, index, environment=bucket.environment | {"AWS_ENDPOINT_URL": proxy.endpoint}
             )
             if outage:
                 away = (proxy, undisturbed.seconds[index])
                 threading.Thread(target=_go_away, args=away, daemon=True).start()
-            _, errors = process.communicate(timeout=900)
+            errors = finish(process)
         problems = [] if process.returncode == 0 else [errors.strip()[-200:]]
         problems += [] if sum(proxy.injected.values()) else ["no fault was injected"]
-        key = f"{root.removeprefix(f's3://{BUCKET}/')}/{expected.ref}/manifest.json"
-        same = not problems and (
-            server.client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
-            == expected.folder.read("manifest.json")
+        same = not problems and bucket.read(f"{expected.ref}/manifest.json") == expected.folder.read(
+            "manifest.json"
         )
     return Outcome(1, same=same, problems=problems)
 
@@ -86,23 +99,17 @@ def _go_away(proxy: FaultyS3, seconds: float) -> None:
     proxy.outage(OUTAGE_SECONDS)
 
 
-def _upload(source: Path, server: ObjectStorage, root: str, without: str) -> None:
-    """Artifacts of the reference, but for one and what was made after it."""
-    prefix = root.removeprefix(f"s3://{BUCKET}/")
-    store = ArtifactStore(source)
-    for artifact in store.artifacts():
-        if artifact.ref == without:
-            continue
-        names = ("manifest.json", "run.json", *artifact.files)
-        for name in names:
-            key = f"{prefix}/{artifact.ref}/{name}"
-            server.client.upload_file(str(source / artifact.ref / name), BUCKET, key)
-        pointer = f"{artifact.kind}/{artifact.name}/latest.json"
-        server.client.upload_file(str(source / pointer), BUCKET, f"{prefix}/{pointer}")
-
-
 @contextmanager
-def _server(scratch: Path) -> Iterator[ObjectStorage]:
+def bucket_for(undisturbed: Reference, made: Artifact, scratch: Path) -> Iterator[Bucket]:
+    """A bucket on a server of its own with all artifacts of the reference but the one that is `made`."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
-    yield from serve(folder)
+    with contextmanager(serve)(folder) as server:
+        environment = os.environ | server.environment() | {"MANTA_CACHE": str(folder / "cache")}
+        bucket = Bucket(server, f"s3://{BUCKET}/{uuid.uuid4().hex}", environment)
+        for artifact in ArtifactStore(undisturbed.root).artifacts():
+            if artifact.ref != made.ref:
+                names = [f"{artifact.ref}/{name}" for name in ("manifest.json", "run.json", *artifact.files)]
+                for name in (*names, f"{artifact.kind}/{artifact.name}/latest.json"):
+                    server.client.upload_file(str(undisturbed.root / name), BUCKET, bucket.key(name))
+        yield bucket
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,14 +1,12 @@
 """Pre-training on a cluster that is told to give a node back, loses it, and later gets another.
 
-    python -m tests.faults.resizing ROOT RECORD
-
-Runs on one or two workers, as many as there are nodes for, and writes into RECORD how many there were.
+python -m tests.faults.resizing ROOT RECORD STEP             writes into RECORD how many workers there were
+python -m tests.faults.resizing ROOT STEP NAME [ADDRESS]     one of the two trainings
 """
 
 import json
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -23,9 +21,10 @@ from pipelines.pretrain.config import PretrainConfig
 from tests.faults.driver import step_of
 from tests.faults.killing import Outcome, Reference, end, link_tree
 
-_STEPS = 3000
+_STEPS = 1500
 _EVERY = 50
-_NOTICE_SECONDS = 3.0
+_NOTICE_SECONDS = 15.0
+"""Ray Train asks every 5 s whether there is one."""
 _SAME_LOSS = 1e-3
 """Relative. Sums over one worker and over two differ in their rounding, and that grows with the steps."""
 
@@ -42,7 +41,7 @@ def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
         start_new_session=True,
     )
     try:
-        _, errors = process.communicate(timeout=600)
+        _, errors = process.communicate(timeout=900)
     except subprocess.TimeoutExpired:
         return Outcome(1, same=False, problems=["it hung"])
     finally:
@@ -63,29 +62,37 @@ def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
 
 
 def main(root: str, record: str, index: int) -> int:
+    """Train alone, then on nodes that come and go."""
+    train = [sys.executable, "-m", "tests.faults.resizing", root, str(index)]
+    subprocess.run([*train, "alone"], check=True, stdout=subprocess.DEVNULL)
+    cluster = _TwoNodes(Path(root), Path(record))
+    resized = subprocess.Popen([*train, "resized", cluster.address], stdout=subprocess.DEVNULL)
+    cluster.resize(resized)
+    return resized.wait()
+
+
+def train(root: str, index: int, name: str, address: str | None) -> int:
+    """Pre-train models/NAME: on this machine, or on one or two workers of the cluster at `address`."""
     from pipelines import training_launch
     from pipelines.cli import run_stage
     from pipelines.pretrain import stage
 
     config = step_of(root, index).config
     assert isinstance(config, PretrainConfig)
-    config = config.model_copy(
-        update={
-            "steps": _STEPS,
-            "checkpoint_every": _EVERY,
-            "evaluate_every": 0,
-            "threads_per_worker": 1,
-            "max_failures": 0,  # Losing a node after a notice is no failure.
-        }
-    )
-    run_stage(stage, config.model_copy(update={"name": "alone"}))
-    cluster = _TwoNodes(Path(root), Path(record))
+    update: dict[str, Any] = {
+        "name": name,
+        "steps": _STEPS,
+        "checkpoint_every": _EVERY,
+        "evaluate_every": 0,
+        "threads_per_worker": 1,
+        "max_failures": 0,  # Losing a node after a notice is no failure.
+    }
+    if address is not None:
+        update |= {"workers": (1, 2), "address": address}
     # Ray looks once a minute whether a cluster has grown.
     training_launch.ScalingConfig = partial(  # type: ignore[misc, assignment]
         training_launch.ScalingConfig, elastic_resize_monitor_interval_s=1.0
     )
-    threading.Thread(target=cluster.resize, daemon=True).start()
-    update = {"name": "resized", "workers": (1, 2), "address": cluster.address}
     return run_stage(stage, config.model_copy(update=update))
 
 
@@ -104,8 +111,9 @@ class _TwoNodes:
         self._cluster.wait_for_nodes()
         self.address: str = self._cluster.address
 
-    def resize(self) -> None:
-        """Take the first node away after a notice, then add one."""
+    def resize(self, training: "subprocess.Popen[bytes]") -> None:
+        """Take the first node away after a notice, then add one; stops when the training ends."""
+        self._training = training
         self._wait_for_workers(2, _EVERY)
         self._give_notice(self._first)
         time.sleep(_NOTICE_SECONDS)
@@ -129,7 +137,8 @@ class _TwoNodes:
         """Until a checkpoint of `step` or later was written by so many workers."""
         deadline = time.monotonic() + 300
         while self._newest() < step or self._count() != count:
-            assert time.monotonic() < deadline, f"never {count} workers at step {step}"
+            if self._training.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"never {count} workers at step {step}")
             time.sleep(0.1)
         self._workers.append(count)
         self._record.write_text(json.dumps(self._workers))
@@ -149,4 +158,6 @@ class _TwoNodes:
 
 
 if __name__ == "__main__":
+    if sys.argv[3] in ("alone", "resized"):
+        sys.exit(train(sys.argv[1], int(sys.argv[2]), sys.argv[3], *sys.argv[4:] or [None]))
     sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
