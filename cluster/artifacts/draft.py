@@ -14,7 +14,7 @@ from typing import Any
 from cluster.artifacts.folder import FileEntry, Folder, Writing
 from cluster.artifacts.lease import Lease, Ticket
 from cluster.artifacts.ledger import LEDGER, Ledger
-from cluster.artifacts.manifest import MANIFEST, RUN, Artifact
+from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.pointer import move_pointer
 from cluster.artifacts.redact import redact
 from cluster.artifacts.workspace import Workspace
@@ -80,13 +80,17 @@ class Draft:
         note = self._lease.acquire(announce)
         if note is not None:
             self._finish_commit(note)  # of a process that died between its two last writes
-        finished = existing(self.folder)
-        if finished is not None and not force:
-            self._lease.release()
-            return finished
-        if finished is not None:
+        if force and _has_manifest(self.folder):
             self._replaced.delete()
             self.folder.storage.rename(self.folder.prefix, self._replaced.prefix)
+        try:
+            finished = existing(self.folder)
+        except DamagedManifest:
+            self._lease.release()
+            raise
+        if finished is not None:
+            self._lease.release()
+            return finished
         self.resumed = self.folder.exists()
         return None
 
@@ -177,11 +181,20 @@ class Draft:
 
 
 def existing(folder: Folder) -> Artifact | None:
-    """The artifact in ``folder`` if it is finished."""
+    """The artifact in ``folder`` if it is finished. Raises DamagedManifest."""
     try:
         return Artifact.load(folder)
     except FileNotFoundError:
         return None
+
+
+def _has_manifest(folder: Folder) -> bool:
+    """Also one that is damaged."""
+    try:
+        folder.read(MANIFEST)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

@@ -48,8 +48,7 @@ class Ticket:
 
     def is_current(self) -> bool:
         """Whether nobody has taken the lease since."""
-        content = _read(self.folder, self.name)
-        return content is not None and json.loads(content)["tenure"] == self.tenure
+        return _parse(_read(self.folder, self.name)).get("tenure") == self.tenure
 
     def check(self) -> None:
         """Raises LeaseLost if somebody has taken the lease since."""
@@ -86,7 +85,7 @@ class Lease:
             found = _read(self._folder, self._name)
             if found is not None and not self._is_free(found, announce):
                 continue  # it changed hands while we looked
-            self.token = (json.loads(found)["token"] if found else 0) + 1
+            self.token = _parse(found).get("token", 0) + 1
             content = self._state("held")
             if self._folder.storage.swap(self._folder.key(self._name), found, content):
                 self._content = content
@@ -136,8 +135,7 @@ class Lease:
 
     def _is_free(self, found: bytes, announce: Callable[[str], None]) -> bool:
         """True if nobody lives behind the content `found`; False if the content changed for a free one."""
-        state = json.loads(found)
-        if state["state"] != "held" or _is_gone(state["holder"]):
+        if not _is_held(found):
             return True
         announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
         silence, looked = 0.0, time.monotonic()
@@ -149,7 +147,7 @@ class Lease:
             looked = time.monotonic()
             if now == found:
                 continue
-            if now is None or json.loads(now)["state"] != "held":
+            if _parse(now).get("state") != "held":
                 return False
             raise UserError(
                 f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it"
@@ -170,24 +168,38 @@ class Lease:
 
 def is_held(folder: Folder, name: str) -> bool:
     """Whether somebody holds the lease, as far as can be seen without waiting."""
-    content = _read(folder, name)
-    if content is None:
-        return False
-    state = json.loads(content)
-    return state["state"] == "held" and not _is_gone(state["holder"])
+    return _is_held(_read(folder, name))
 
 
 def describe_holder(content: bytes | None) -> str:
     """Who holds a lease, for people."""
-    if content is None:
+    state = _parse(content)
+    if not state:
         return "another process"
-    holder = json.loads(content)["holder"]
-    return f"process {holder['pid']} on {holder['host']}"
+    return f"process {state['holder']['pid']} on {state['holder']['host']}"
 
 
 def _note(content: bytes | None) -> dict[str, Any] | None:
-    state = json.loads(content) if content else {}
+    state = _parse(content)
     return state.get("note") if state.get("state") == "committed" else None
+
+
+def _is_held(content: bytes | None) -> bool:
+    state = _parse(content)
+    return state.get("state") == "held" and not _is_gone(state["holder"])
+
+
+def _parse(content: bytes | None) -> dict[str, Any]:
+    """A lease's content; empty if there is none, or none that was written by this program.
+
+    A lease that is damaged is free: if somebody lives behind it, their next swap finds another content.
+    """
+    try:
+        state = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    is_whole = isinstance(state, dict) and {"state", "token", "tenure", "holder"} <= state.keys()
+    return state if is_whole else {}
 
 
 def _read(folder: Folder, name: str) -> bytes | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.artifacts.cache import cache_root
+from cluster.artifacts.draft import existing
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.lease import is_held
 from cluster.artifacts.ledger import LEDGER
-from cluster.artifacts.manifest import MANIFEST
+from cluster.artifacts.manifest import MANIFEST, DamagedManifest
 from cluster.artifacts.store import KINDS, ArtifactStore
 from pipelines.inspect.format import format_bytes
 from pipelines.progress import console
@@ -81,6 +82,10 @@ def _of_version(siblings: Folder, version: str, config: GcConfig) -> Iterator[Li
         if config.drafts:
             yield _litter(folder, sizes, list(sizes), "unfinished")
         return
+    try:
+        existing(folder)
+    except DamagedManifest:
+        return  # whoever makes it again goes on from what is there
     between = [name for name in sizes if name.split("/")[0] in _BETWEEN_STEPS or name.endswith(".pending")]
     yield from _found(folder, sizes, between, "work files of a finished artifact")
     steps = sorted(

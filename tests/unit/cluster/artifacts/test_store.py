@@ -180,11 +180,14 @@ def test_verify_names_the_damaged_file(store: ArtifactStore, damage: str) -> Non
     assert f"{made.folder}/part/0.txt" in problem
 
 
-def test_a_damaged_manifest_is_one_line(store: ArtifactStore) -> None:
-    made = make(store)
+def test_a_damaged_manifest_is_one_line_and_spares_the_others(store: ArtifactStore) -> None:
+    made, other = make(store), make(store, "other")
     made.folder.write("manifest.json", b"{half")
+    there = store.survey()
+    assert there.artifacts == [other]
+    assert [damaged.ref for damaged in there.damaged] == [made.ref]
     with pytest.raises(UserError, match=r"manifest\.json is damaged; delete that file and run"):
-        store.artifacts()
+        store.resolve("corpora", "a")
 
 
 def test_fetched_files_are_the_manifests_or_refused(store: ArtifactStore) -> None:
