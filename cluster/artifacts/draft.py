@@ -18,6 +18,7 @@ from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.pointer import move_pointer
 from cluster.artifacts.redact import redact
 from cluster.artifacts.workspace import Workspace
+from cluster.errors import UserError
 
 _RECORDED_PACKAGES = ("manta-llm", "torch", "ray", "pyarrow", "sentencepiece")
 
@@ -121,7 +122,9 @@ class Draft:
 
         Raises:
             LeaseLost: another process has taken over; nothing of this one becomes visible.
+            UserError: a file is not there, or not as long as it was written.
         """
+        self._check_sizes()
         manifest = {**self.manifest, "counts": counts, "files": dict(sorted(self.files.items()))}
         self.folder.write(RUN, _pretty(self._run_facts()))
         pending = f"manifest-{uuid.uuid4().hex}.pending"
@@ -131,6 +134,16 @@ class Draft:
         self.point_name_here()
         self._replaced.delete()
         return Artifact.load(self.folder)
+
+    def discard_work(self, *folders: str) -> None:
+        """After `commit`: remove the ledger, then the folders that its records speak of.
+
+        In this order no record is left that speaks of files that are gone, wherever it is interrupted.
+        """
+        if self.ticket.is_current():  # else another run has begun it anew, and the ledger is that one's
+            self.ledger.folder.delete()
+            for name in folders:
+                (self.folder / name).delete()
 
     def point_name_here(self) -> None:
         """Let the artifact's name stand for this version."""
@@ -148,6 +161,16 @@ class Draft:
             return
         self.folder.create(MANIFEST, content)
         self.folder.delete([note["pending"]])
+
+    def _check_sizes(self) -> None:
+        found = self.folder.files()
+        for name, entry in self.files.items():
+            if found.get(name) != entry["bytes"]:
+                is_now = f"has {found[name]} bytes" if name in found else "is missing"
+                raise UserError(
+                    f"{self.folder}/{name} {is_now}, {entry['bytes']} bytes were written: something else "
+                    "changes this folder; run again: what is missing is done again"
+                )
 
     @property
     def _siblings(self) -> Folder:

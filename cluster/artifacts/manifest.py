@@ -25,7 +25,7 @@ class DamagedManifest(UserError):
     def __init__(self, folder: Folder) -> None:
         super().__init__(
             f"{folder}/{MANIFEST} is damaged; delete that file and run the command that made the "
-            "artifact again: it keeps what is whole"
+            "artifact again"
         )
         self.folder = folder
 

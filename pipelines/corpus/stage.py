@@ -35,7 +35,7 @@ from pipelines.corpus.inputs import (
 )
 from pipelines.corpus.read_worker import ReadWorker
 from pipelines.corpus.tables import REMOVED, concatenate
-from pipelines.corpus.work_files import WORK
+from pipelines.corpus.work_files import REMOVED_FOLDER, WORK
 from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
@@ -75,7 +75,7 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
     cluster.connect()
     make_parts(config, started, files, units)
     artifact = started.commit(counts=finish(config, started))
-    (started.folder / WORK).delete()
+    started.discard_work(WORK)
     return artifact
 
 
@@ -101,7 +101,9 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
     dedup = {"work": work, "units": numbers}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
-    parts = [Unit(f"write-{number}", {}) for number in numbers]
+    parts = [
+        Unit(f"write-{number}", {"documents": was_read[f"read-{number}"]["documents"]}) for number in numbers
+    ]
     write = {
         "target": draft.folder,
         "work": work,
@@ -114,17 +116,24 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
 
 def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
     """Gather what was removed, and count."""
-    work = draft.folder / WORK
+    done = draft.ledger.done()
+    tables = sorted(
+        name
+        for record in done.values()
+        for name in record["files"]
+        if name.startswith(f"{WORK}/{REMOVED_FOLDER}/")
+    )
     with draft.writing() as writing:
         removed = writing.path / REMOVED_FILE
-        concatenate(_opened(work / "removed"), removed, REMOVED)
+        concatenate(_opened(draft.folder, tables), removed, REMOVED)
         reasons = _reasons(removed)
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
     )
-    for unit, record in draft.ledger.done().items():
+    for unit, record in done.items():
         if unit.startswith("write-"):
-            draft.include(record["files"])
+            parts = {name: entry for name, entry in record["files"].items() if "/" not in name}
+            draft.include(parts)
             counts.update(record["counts"])
     if counts["train_documents"] + counts["heldout_documents"] == 0:
         raise UserError(
@@ -139,9 +148,9 @@ def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
     }
 
 
-def _opened(folder: Folder) -> Iterator[pa.NativeFile]:
-    """Each file of a folder, open, one at a time."""
-    for name in folder.files():
+def _opened(folder: Folder, names: list[str]) -> Iterator[pa.NativeFile]:
+    """Each of the named files, open, one at a time."""
+    for name in names:
         with folder.open(name) as source:
             yield source
 
