@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.artifacts.folder import FileEntry, Folder, Writing
-from cluster.artifacts.lease import Lease, Ticket
+from cluster.artifacts.lease import Lease, LeaseLost, Ticket
 from cluster.artifacts.ledger import LEDGER, Ledger
 from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.pointer import move_pointer
@@ -115,7 +115,9 @@ class Draft:
         self.files.update(files)
 
     def commit(self, counts: dict[str, Any]) -> Artifact:
-        """Write ``run.json``, then the manifest, then move the name's pointer.
+        """Make manifest and ``run.json`` appear, then move the name's pointer.
+
+        Both wait in one pending file until the lease has decided: a process that has lost it changes neither.
 
         Args:
             counts: what is in the artifact; must be the same for the same inputs.
@@ -126,11 +128,14 @@ class Draft:
         """
         self._check_sizes()
         manifest = {**self.manifest, "counts": counts, "files": dict(sorted(self.files.items()))}
-        self.folder.write(RUN, _pretty(self._run_facts()))
-        pending = f"manifest-{uuid.uuid4().hex}.pending"
-        self.folder.write(pending, _pretty(manifest))
-        self._lease.commit({"pending": pending})
-        self._finish_commit({"pending": pending})
+        note = {"pending": f"commit-{uuid.uuid4().hex}.pending"}
+        self.folder.write(note["pending"], _pretty({"manifest": manifest, "run": self._run_facts()}))
+        try:
+            self._lease.commit(note)
+        except LeaseLost:
+            self.folder.delete([note["pending"]])
+            raise
+        self._finish_commit(note)
         self.point_name_here()
         self._replaced.delete()
         return Artifact.load(self.folder)
@@ -156,10 +161,11 @@ class Draft:
     def _finish_commit(self, note: dict[str, Any]) -> None:
         """What follows the swap that decided: whoever comes next does it if the one who decided died."""
         try:
-            content = self.folder.read(note["pending"])
+            pending = json.loads(self.folder.read(note["pending"]))
         except FileNotFoundError:
             return
-        self.folder.create(MANIFEST, content)
+        self.folder.write(RUN, _pretty(pending["run"]))
+        self.folder.create(MANIFEST, _pretty(pending["manifest"]))
         self.folder.delete([note["pending"]])
 
     def _check_sizes(self) -> None:

@@ -104,6 +104,21 @@ def test_of_two_drafts_the_one_begun_last_commits(store: ArtifactStore) -> None:
     assert second.commit({"by": 2}).counts == {"by": 2}
 
 
+def test_only_the_winner_writes_run_facts(store: ArtifactStore) -> None:
+    """A driver that was paused until its lease was lost leaves nothing, and changes nothing."""
+    paused, winner = begin(store, how={"workers": 1}), begin(store, how={"workers": 2})
+    assert isinstance(paused, Draft)
+    assert isinstance(winner, Draft)
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+    assert list(paused.folder.files()) == []
+    made = winner.commit({})
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+    assert made.run()["how"] == {"workers": 2}
+    assert list(made.folder.files()) == ["manifest.json", "run.json"]
+
+
 def test_a_commit_that_was_cut_short_is_finished(store: ArtifactStore, monkeypatch) -> None:
     """The process dies after the swap that decides and before the manifest is there."""
     draft = begin(store)
@@ -125,6 +140,7 @@ def test_a_commit_that_was_cut_short_is_finished(store: ArtifactStore, monkeypat
     finished = begin(store)
     assert isinstance(finished, Artifact)
     assert finished.counts == {"documents": 1}
+    assert finished.run()["seconds"] > 0
     assert list(verify(finished)) == []
     assert [name for name in finished.folder.files() if "pending" in name] == []
 
