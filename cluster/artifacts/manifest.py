@@ -1,7 +1,9 @@
 """A finished artifact and its manifest: what it is, what it was made from, and what every byte should be."""
 
+import builtins
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster.artifacts.cache import fetch
+from cluster.artifacts.cache import damaged_file, download, fetch
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
 from cluster.artifacts.folder import FileEntry, Folder, describe
 from cluster.artifacts.manifest_format import parse_files, parse_manifest
@@ -17,6 +19,9 @@ from cluster.errors import UserError
 
 MANIFEST = "manifest.json"
 RUN = "run.json"
+
+_ATTEMPTS = 3
+"""At reading a file whose bytes arrive changed: that may be the network's fault."""
 
 
 class DamagedManifest(UserError):
@@ -102,9 +107,45 @@ class Artifact:
         identity = hashlib.sha256(json.dumps(self.files, sort_keys=True).encode()).hexdigest()
         return fetch(self.folder, self.files, names or self.files, identity)
 
+    def read(self, name: str) -> builtins.bytes:
+        """All of a small file. Raises UserError if its bytes are not those of the manifest."""
+        for _ in range(_ATTEMPTS):
+            try:
+                content = self.folder.read(name)
+            except FileNotFoundError:
+                raise damaged_file(self.folder, name, "it is missing") from None
+            if hashlib.sha256(content).hexdigest() == self._entry(name)["sha256"]:
+                return content
+        raise damaged_file(self.folder, name, "its bytes are not those of the manifest")
+
     def open(self, name: str) -> pa.NativeFile:
-        """One file for random access, without copying all of it."""
-        return self.folder.open(name)
+        """One file that will be read whole, for random access.
+
+        Out of object storage it is copied first, and compared with the manifest; the copy goes with the file.
+        Raises UserError if its bytes (on a disk, its size) are not those of the manifest.
+        """
+        if self.folder.local is not None:
+            return self.peek(name)
+        with tempfile.TemporaryDirectory(prefix="manta-") as scratch:
+            path = Path(scratch, "file")
+            download(self.folder, name, self._entry(name), path)
+            return pa.memory_map(str(path))
+
+    def peek(self, name: str) -> pa.NativeFile:
+        """One file of which little will be read; only its size is compared with the manifest."""
+        expected = self._entry(name)["bytes"]
+        try:
+            file = self.folder.open(name)
+        except FileNotFoundError:
+            raise damaged_file(self.folder, name, "it is missing") from None
+        if file.size() != expected:
+            raise damaged_file(self.folder, name, f"it has {file.size()} bytes, the manifest says {expected}")
+        return file
+
+    def _entry(self, name: str) -> FileEntry:
+        if name not in self.files:
+            raise UserError(f"{self.ref} has no file {name}; make it again with --force")
+        return self.files[name]
 
 
 def verify(artifact: Artifact, checkpoints: bool = True) -> Iterator[str]:
