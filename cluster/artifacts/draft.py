@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.artifacts.folder import FileEntry, Folder, Writing
-from cluster.artifacts.lease import Lease, LeaseLost, Ticket
+from cluster.artifacts.lease import LEASES, Lease, LeaseLost, Ticket
 from cluster.artifacts.ledger import LEDGER, Ledger
 from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.pointer import move_pointer
@@ -77,7 +77,8 @@ class Draft:
 
         With ``force`` a finished version is set aside, and deleted after its replacement is committed.
         """
-        self._lease = Lease(self._siblings, f".leases/{self.version}.json", self.ref)
+        inputs = [source["ref"] for source in self.manifest["inputs"].values()]
+        self._lease = Lease(self._siblings, f"{LEASES}/{self.version}.json", self.ref, inputs)
         note = self._lease.acquire(announce)
         if note is not None:
             self._finish_commit(note)  # of a process that died between its two last writes

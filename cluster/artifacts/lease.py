@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ from cluster.errors import UserError
 TTL_SECONDS = 30.0
 """Silence after which a holder counts as dead."""
 RENEW_SECONDS = 5.0
+
+LEASES = ".leases"
+"""Folder of the leases of a name's versions: KIND/NAME/.leases/VERSION.json."""
 
 _POLL_SECONDS = 0.5
 
@@ -60,8 +63,9 @@ class Ticket:
 class Lease:
     """The lease `name` in `folder`, held from `acquire` to `commit` or `release`; a thread renews it."""
 
-    def __init__(self, folder: Folder, name: str, subject: str) -> None:
-        self._folder, self._name, self._subject = folder, name, subject
+    def __init__(self, folder: Folder, name: str, subject: str, inputs: Sequence[str] = ()) -> None:
+        """inputs: what the holder reads, for those who would remove it."""
+        self._folder, self._name, self._subject, self._inputs = folder, name, subject, list(inputs)
         self._content: bytes | None = None
         self._tenure = uuid.uuid4().hex
         self._swapping = threading.Lock()
@@ -161,6 +165,7 @@ class Lease:
             "tenure": self._tenure,
             "renewal": uuid.uuid4().hex,
             "holder": _this_process(),
+            "inputs": self._inputs,
             **({"note": note} if note else {}),
         }
         return json.dumps(content, sort_keys=True).encode()
@@ -169,6 +174,14 @@ class Lease:
 def is_held(folder: Folder, name: str) -> bool:
     """Whether somebody holds the lease, as far as can be seen without waiting."""
     return _is_held(_read(folder, name))
+
+
+def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
+    """(name, holder, inputs) of every lease in `folder` that is held, as `is_held` sees it."""
+    names = [name for name in folder.files() if name.endswith(".json")]
+    for name, content in zip(names, folder.read_all(names), strict=True):
+        if _is_held(content):
+            yield name, describe_holder(content), _parse(content).get("inputs", [])
 
 
 def describe_holder(content: bytes | None) -> str:

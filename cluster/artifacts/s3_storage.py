@@ -80,10 +80,10 @@ class S3Storage:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def read(self, key: str) -> bytes:
-        return self._persist(key, lambda s3: s3.get_object(**self._at(key))["Body"].read())
+        return self.persist(key, lambda s3: s3.get_object(**self._at(key))["Body"].read())
 
     def write(self, key: str, data: bytes) -> None:
-        self._persist(key, lambda s3: s3.put_object(**self._at(key), Body=data))
+        self.persist(key, lambda s3: s3.put_object(**self._at(key), Body=data))
 
     def create(self, key: str, data: bytes) -> bool:
         return self._conditional(key, data, IfNoneMatch="*")
@@ -92,7 +92,7 @@ class S3Storage:
         if expected is None:
             return self.create(key, data)
         try:
-            found = self._persist(key, lambda s3: _content_and_etag(s3.get_object(**self._at(key))))
+            found = self.persist(key, lambda s3: _content_and_etag(s3.get_object(**self._at(key))))
         except FileNotFoundError:
             return False
         return found[0] == expected and self._conditional(key, data, IfMatch=found[1])
@@ -100,11 +100,11 @@ class S3Storage:
     def upload(self, path: Path, key: str) -> None:
         """In parts if the file is large; the object appears when the last part has arrived."""
         where = (self.bucket, self._key(key))
-        self._persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
+        self.persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
 
     def download(self, key: str, path: Path) -> None:
         where = (self.bucket, self._key(key))
-        self._persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
+        self.persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
 
     def open(self, key: str) -> pa.NativeFile:
         file = _file_system(self).open_input_file(f"{self.bucket}/{self._key(key)}")
@@ -128,7 +128,7 @@ class S3Storage:
     def etag(self, key: str) -> tuple[int, str] | None:
         """Size and ETag of one object; None if there is none."""
         try:
-            found = self._persist(key, lambda s3: s3.head_object(**self._at(key)))
+            found = self.persist(key, lambda s3: s3.head_object(**self._at(key)))
         except FileNotFoundError:
             return None
         return found["ContentLength"], found["ETag"].strip('"')
@@ -146,7 +146,7 @@ class S3Storage:
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             objects = [{"Key": self._key(key)} for key in keys[start : start + _DELETED_AT_ONCE]]
             request: Any = {"Bucket": self.bucket, "Delete": {"Objects": objects, "Quiet": True}}
-            self._persist(keys[start], partial(_delete, request=request))
+            self.persist(keys[start], partial(_delete, request=request))
 
     def rename(self, prefix: str, new_prefix: str) -> None:
         """Copies on the server's side, then deletes, what is directly in the folder first: without its
@@ -157,7 +157,7 @@ class S3Storage:
         def copy(key: str) -> None:
             source = {"Bucket": self.bucket, "Key": self._key(key)}
             target = self._at(f"{new_prefix}/{key.removeprefix(f'{prefix}/')}")
-            self._persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
+            self.persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
 
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(copy, keys))
@@ -184,7 +184,7 @@ class S3Storage:
                 return bool(sent_before) and s3.get_object(**self._at(key))["Body"].read() == data
             return True
 
-        return self._persist(key, put)
+        return self.persist(key, put)
 
     def _pages(self, prefix: str, **more: str) -> Iterator[Any]:
         """Pages of a listing. Each is fetched with patience: an outage between two loses nothing."""
@@ -192,13 +192,13 @@ class S3Storage:
         token: dict[str, str] = {}
         while True:
             request: Any = {"Bucket": self.bucket, "Prefix": below, **more, **token}
-            page = self._persist(prefix, partial(_list_page, request=request))
+            page = self.persist(prefix, partial(_list_page, request=request))
             yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _persist(self, key: str, action: Callable[[Any], _Result]) -> _Result:
+    def persist(self, key: str, action: Callable[[Any], _Result]) -> _Result:
         """Do `action` with a client, again after transient errors, with pauses that grow and are jittered.
 
             pause = random(0, min(10 s, 0.1 s · 2^attempt))      ("full jitter")
@@ -235,7 +235,7 @@ class S3Storage:
             return StorageError(
                 f"{self.uri}: there is no bucket {self.bucket!r} at {self._where()}; create it first"
             )
-        if code in ("NoSuchKey", "404", "NotFound"):
+        if code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
             return FileNotFoundError(f"{self.uri}/{key}")
         if code in _DENIED or _status(error) in (401, 403):
             return StorageError(

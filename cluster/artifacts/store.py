@@ -13,6 +13,7 @@ from typing import Any
 from cluster.artifacts.draft import Draft, existing
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
 from cluster.artifacts.folder import Folder
+from cluster.artifacts.lease import LEASES, at_work
 from cluster.artifacts.manifest import Artifact, DamagedManifest
 from cluster.artifacts.pointer import POINTER, move_pointer, read_pointer
 from cluster.artifacts.storage import Storage, open_storage
@@ -30,6 +31,16 @@ class Survey:
     artifacts: list[Artifact]
     damaged: list[DamagedManifest]
     """Of artifacts that were finished once; nothing can be said of what they hold."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """Somebody who makes an artifact now."""
+
+    ref: str
+    holder: str
+    inputs: list[str]
+    """Refs of what they read."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,16 @@ class ArtifactStore:
             [each for each in found if isinstance(each, Artifact)],
             [each for each in found if isinstance(each, DamagedManifest)],
         )
+
+    def at_work(self) -> list[AtWork]:
+        """Everybody who makes an artifact under this root, or who died on another machine at it."""
+        found = []
+        for kind in KINDS:
+            for name in self.storage.folders(kind):
+                for lease, holder, inputs in at_work(self._folder(kind, name, LEASES)):
+                    version = lease.removesuffix(".json")
+                    found.append(AtWork(f"{kind}/{name}/{version}", holder, inputs))
+        return found
 
     def begin(
         self,
