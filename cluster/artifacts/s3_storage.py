@@ -10,20 +10,17 @@ and are never part of this object, which travels to Ray actors.
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import pyarrow as pa
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -34,6 +31,8 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
+from cluster.artifacts.redact import redact
+from cluster.artifacts.s3_connection import client, endpoint_of, file_system
 from cluster.errors import StorageError
 
 GIVE_UP_SECONDS = 180.0
@@ -65,7 +64,7 @@ class S3Storage:
     bucket: str
     prefix: str
     endpoint: str | None = None
-    """None: AWS itself."""
+    """None: that of the profile, if it has one, else AWS itself."""
     region: str | None = None
 
     @classmethod
@@ -107,7 +106,11 @@ class S3Storage:
         self.persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
 
     def open(self, key: str) -> pa.NativeFile:
-        file = _file_system(self).open_input_file(f"{self.bucket}/{self._key(key)}")
+        try:
+            files = file_system(self.endpoint, self.region)
+        except NoCredentialsError as error:
+            raise self._explained(key, error) from error
+        file: pa.NativeFile = files.open_input_file(f"{self.bucket}/{self._key(key)}")
         return file
 
     def files(self, prefix: str) -> dict[str, int]:
@@ -208,7 +211,7 @@ class S3Storage:
         deadline, attempt = time.monotonic() + GIVE_UP_SECONDS, 0
         while True:
             try:
-                return action(_client(self.endpoint, self.region))
+                return action(client(self.endpoint, self.region))
             except _ERRORS as error:
                 cause = _cause(error)
                 if not _is_transient(cause):
@@ -246,7 +249,8 @@ class S3Storage:
         )
 
     def _where(self) -> str:
-        return self.endpoint or "AWS S3"
+        endpoint: str = redact(endpoint_of(client(self.endpoint, self.region)) or "AWS S3")
+        return endpoint
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(key)}
@@ -256,50 +260,6 @@ class S3Storage:
 
     def _relative(self, key: str) -> str:
         return key.removeprefix(f"{self.prefix}/") if self.prefix else key
-
-
-_LOCK = threading.Lock()
-
-
-@cache
-def _session_client(process: int, endpoint: str | None, region: str | None) -> Any:
-    # `process` is there because a client must not be shared over a fork.
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 2},
-        connect_timeout=10,
-        read_timeout=30,
-        max_pool_connections=2 * _THREADS,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    session = boto3.Session()
-    region = region or session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
-
-
-def _client(endpoint: str | None, region: str | None) -> Any:
-    with _LOCK:
-        return _session_client(os.getpid(), endpoint, region)
-
-
-def _file_system(storage: S3Storage) -> Any:
-    """pyarrow's file system, with boto3's credentials: it knows fewer ways to find them itself."""
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-    client = _client(storage.endpoint, storage.region)
-    credentials = client._request_signer._credentials
-    if credentials is None:
-        raise storage._explained("", NoCredentialsError())
-    frozen = credentials.get_frozen_credentials()
-    return S3FileSystem(
-        access_key=frozen.access_key,
-        secret_key=frozen.secret_key,
-        session_token=frozen.token,
-        region=client.meta.region_name,
-        endpoint_override=storage.endpoint,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=10),
-        request_timeout=30,
-        connect_timeout=10,
-    )
 
 
 def _delete(s3: Any, request: dict[str, Any]) -> None:
