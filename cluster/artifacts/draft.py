@@ -206,7 +206,7 @@ class Draft:
             },
             "versions": versions,
             "how": redact(self.how),
-            **self.facts,
+            **redact(self.facts),
         }
 
 

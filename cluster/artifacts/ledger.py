@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from cluster.artifacts.folder import Folder
+from cluster.artifacts.redact import redact
 
 LEDGER = "ledger"
 QUARANTINE = "quarantine.json"
@@ -61,7 +62,7 @@ class Ledger:
 
     def quarantine(self, errors: dict[str, str]) -> None:
         """Keep the errors of units that were given up in this run, over those of the run before."""
-        self.folder.write(QUARANTINE, json.dumps(errors, indent=2).encode() + b"\n")
+        self.folder.write(QUARANTINE, json.dumps(redact(errors), indent=2).encode() + b"\n")
 
     def attempts(self, run: str) -> dict[str, int]:
         """How many attempts at each unit have begun in the run `run`."""
