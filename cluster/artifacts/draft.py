@@ -173,6 +173,7 @@ class Draft:
         found = self.folder.files()
         for name, entry in self.files.items():
             if found.get(name) != entry["bytes"]:
+                self.ticket.check()  # whoever took over with --force has set this folder aside
                 is_now = f"has {found[name]} bytes" if name in found else "is missing"
                 raise UserError(
                     f"{self.folder}/{name} {is_now}, {entry['bytes']} bytes were written: something else "

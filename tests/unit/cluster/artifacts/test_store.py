@@ -119,6 +119,18 @@ def test_only_the_winner_writes_run_facts(store: ArtifactStore) -> None:
     assert list(made.folder.files()) == ["manifest.json", "run.json"]
 
 
+def test_a_paused_run_whose_folder_was_set_aside_says_that_it_was_taken_over(store: ArtifactStore) -> None:
+    make(store)
+    paused = begin(store, force=True)
+    assert isinstance(paused, Draft)
+    paused.write("0.txt", b"1")
+    winner = begin(store, force=True)
+    assert isinstance(winner, Draft)
+    winner.folder.delete()
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+
+
 def test_a_commit_that_was_cut_short_is_finished(store: ArtifactStore, monkeypatch) -> None:
     """The process dies after the swap that decides and before the manifest is there."""
     draft = begin(store)
