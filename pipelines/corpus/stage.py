@@ -8,6 +8,7 @@ Each step is one Ray Data map whose units are committed to the ledger; a run tha
 The result is the same, byte for byte, for any number of workers.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,14 +74,16 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
         return started
 
     cluster.connect()
-    make_parts(config, started, files, units)
-    artifact = started.commit(counts=finish(config, started))
+    records = make_parts(config, started, files, units)
+    artifact = started.commit(counts=finish(config, started, records))
     started.discard_work(WORK)
     return artifact
 
 
-def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]) -> None:
-    """Run the three steps."""
+def make_parts(
+    config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]
+) -> dict[str, dict[str, Any]]:
+    """Run the three steps; the records of what was read and written."""
     work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
@@ -96,13 +99,19 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
     }
     was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
-    by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
     numbers = [unit.removeprefix("read-") for unit in was_read]
+    # A unit that failed in an earlier run may be read in this one, and what is a duplicate depends on all.
+    among = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
+    by_range = [Unit(f"dedup-{among}-{number:05d}", {"range": number}) for number in range(ranges)]
     dedup = {"work": work, "units": numbers}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
     parts = [
-        Unit(f"write-{number}", {"documents": was_read[f"read-{number}"]["documents"]}) for number in numbers
+        Unit(
+            f"write-{among}-{number}",
+            {"unit": number, "documents": was_read[f"read-{number}"]["documents"]},
+        )
+        for number in numbers
     ]
     write = {
         "target": draft.folder,
@@ -111,15 +120,14 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
         "conversations": config.holds_conversations,
         "row_group_bytes": row_group_bytes,
     }
-    run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
+    return was_read | run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
 
 
-def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
+def finish(config: CorpusConfig, draft: Draft, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Gather what was removed, and count."""
-    done = draft.ledger.done()
     tables = sorted(
         name
-        for record in done.values()
+        for record in records.values()
         for name in record["files"]
         if name.startswith(f"{WORK}/{REMOVED_FOLDER}/")
     )
@@ -130,7 +138,7 @@ def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
     )
-    for unit, record in done.items():
+    for unit, record in records.items():
         if unit.startswith("write-"):
             parts = {name: entry for name, entry in record["files"].items() if "/" not in name}
             draft.include(parts)

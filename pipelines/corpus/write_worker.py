@@ -21,7 +21,7 @@ class WriteWorker:
         self._schema, self._row_group_bytes = schema(conversations), row_group_bytes
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        unit = unit_id.removeprefix("write-")
+        unit: str = payload["unit"]
         counts: Counter[str] = Counter()
         duplicates = self._duplicates(int(unit))
         with (

@@ -179,7 +179,7 @@ def test_a_killed_stage_does_only_what_is_missing(built, sources, tmp_path, monk
 
     def remember_draft(config, draft, *rest):
         drafts.append(draft)
-        make_parts(config, draft, *rest)
+        return make_parts(config, draft, *rest)
 
     monkeypatch.setattr(corpus_stage, "run_units", run_some)
     monkeypatch.setattr(corpus_stage, "make_parts", remember_draft)

@@ -17,6 +17,7 @@ from llm.engine.request import Completion
 from pipelines import corpus_pieces
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
+from pipelines.corpus.read_worker import ReadWorker
 from pipelines.preferences import stage as preferences_stage
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.prompts import Prompt
@@ -87,7 +88,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
     for number in range(12):
         line = f"def function_{number}(x):\n    return x * {number} + {number % 5}\n"
         (texts / f"{number:02d}.py").write_text(line * 40 if number else "short")
-    (texts / "copy.py").write_text((texts / "03.py").read_text())
+    (texts / "copy.py").write_text((texts / "01.py").read_text())
     options = {"root": str(root), "name": "a"}
     drafted = ArtifactStore(root).begin(
         kind="models", name="m", stage="made", logic_version=1, what={}, inputs={}
@@ -189,6 +190,20 @@ def test_parts_without_a_ledger_are_made_again(run, stage, monkeypatch) -> None:
     again = run_until_commit(run, stage, monkeypatch)
     again.ledger.folder.delete()
     assert run(stage).folder.read("manifest.json") == first
+
+
+def test_a_unit_that_is_read_late_brings_no_duplicates(run, monkeypatch) -> None:
+    """It failed in an earlier run, which was killed; the others' duplicates had been found without it."""
+    whole = run("corpus").manifest
+
+    def without_the_first(units, worker, options, **more):
+        return run_here(units[worker is ReadWorker :], worker, options, **more)
+
+    monkeypatch.setattr(corpus_stage, "run_units", without_the_first)
+    run("corpus").folder.delete()
+    run_until_commit(run, "corpus", monkeypatch)
+    monkeypatch.setattr(corpus_stage, "run_units", run_here)
+    assert run("corpus").manifest == whole
 
 
 def test_a_damaged_record_is_a_unit_to_do_again(run, monkeypatch) -> None:
