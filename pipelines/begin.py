@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cluster.artifacts.continued import forget_damaged_units
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
@@ -10,7 +11,11 @@ from pipelines.progress import console
 from pipelines.stage_config import StageConfig
 
 _CHECKED_BYTES = 16 * 2**30
-"""Inputs up to this size are read and compared with their manifests first: ten seconds or so."""
+"""Inputs up to this size are read and compared with their manifests first: ten seconds or so.
+
+What earlier runs left in a draft likewise.
+"""
+_NAMED_UNITS = 3
 
 
 def begin(
@@ -42,7 +47,18 @@ def begin(
     )
     if isinstance(started, Draft):
         check_inputs(inputs)
+        if started.resumed:
+            redo_damaged_units(started)
     return started
+
+
+def redo_damaged_units(draft: Draft) -> None:
+    """Let units whose files are missing or changed since an earlier run be done again, and say so."""
+    damaged = forget_damaged_units(draft.folder, draft.ledger, _CHECKED_BYTES)
+    for unit, problem in list(damaged.items())[:_NAMED_UNITS]:
+        console.print(f"{draft.ref}: {unit} is done again: {problem}", markup=False)
+    if len(damaged) > _NAMED_UNITS:
+        console.print(f"{draft.ref}: and so are {len(damaged) - _NAMED_UNITS} more")
 
 
 def check_inputs(inputs: dict[str, Artifact]) -> None:

@@ -29,5 +29,5 @@ def check_context(model: Artifact, tokens: int) -> None:
 
 
 def _config(model: Artifact) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(model.folder.read("config.json"))
+    fields: dict[str, Any] = json.loads(model.read("config.json"))
     return fields

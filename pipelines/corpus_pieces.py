@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow.parquet as pq
 
+from cluster.artifacts.cache import damaged_file
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
 
@@ -35,6 +36,7 @@ def corpus_pieces(corpus: Artifact) -> list[CorpusPiece]:
     names = part_files(corpus)
     with ThreadPoolExecutor(_THREADS) as pool:
         footers = dict(zip(names, pool.map(lambda name: _footer(corpus, name), names), strict=True))
+    _check_rows(corpus, list(footers.values()))
     groups = [
         (name, group, footer.row_group(group).total_byte_size)
         for name, footer in footers.items()
@@ -57,8 +59,22 @@ def part_files(corpus: Artifact) -> list[str]:
 
 
 def _footer(corpus: Artifact, name: str) -> pq.FileMetaData:
-    with corpus.open(name) as source:
-        return pq.read_metadata(source)
+    with corpus.peek(name) as source:
+        try:
+            return pq.read_metadata(source)
+        except Exception as error:  # pyarrow raises several kinds
+            raise damaged_file(corpus.folder, name, f"not a Parquet file ({error})") from error
+
+
+def _check_rows(corpus: Artifact, footers: list[pq.FileMetaData]) -> None:
+    """Raise UserError if a footer hides rows: then no worker would read them, and none find it damaged."""
+    rows = sum(each.row_group(group).num_rows for each in footers for group in range(each.num_row_groups))
+    expected = corpus.counts.get("documents", rows)
+    if rows != expected:
+        raise UserError(
+            f"{corpus.folder}: its files have {rows} documents, its manifest says {expected}; `manta verify` "
+            "finds the damaged one, and the command that made it, with --force, makes it again"
+        )
 
 
 def check_text(corpus: Artifact, needed_for: str) -> None:

@@ -15,4 +15,4 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 def prepare_model_folder(draft: Draft, config: ModelConfig, tokenizer: Artifact, head: Head = "lm") -> None:
     """Write config.json and copy the tokenizer, so that even an unfinished model says what it is."""
     draft.write(CONFIG, config_json(config, head))
-    draft.write(TOKENIZER, tokenizer.folder.read(TOKENIZER))
+    draft.write(TOKENIZER, tokenizer.read(TOKENIZER))

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.artifacts.draft import Draft
+from cluster.artifacts.redact import redact
 from cluster.errors import UserError
 from pipelines.progress import console, stage_progress
 from pipelines.unit_actor import Status, UnitActor, UnitWorker
@@ -193,6 +194,7 @@ def _report(title: str, failures: dict[str, str], total: int, draft: Draft, allo
     """Quarantine what failed, and list it. Raises UserError if it is more than `allowed`."""
     if not failures:
         return
+    failures = redact(failures)
     draft.ledger.quarantine(failures)
     if len(failures) <= allowed:
         console.print(f"{title}: {len(failures)} of {total} units failed and are left out:")

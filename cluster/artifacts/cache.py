@@ -46,18 +46,31 @@ def fetch(folder: Folder, files: dict[str, FileEntry], names: Iterable[str], ide
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
         try:
-            for _ in range(_ATTEMPTS):
-                folder.storage.download(folder.key(name), partial)
-                if describe(partial) == files[name]:
-                    os.replace(partial, target)
-                    return
+            download(folder, name, files[name], partial)
+            os.replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{folder}/{name}: its bytes are not those of the manifest; `manta verify` finds what else is "
-            "damaged, and the command that made it, with --force, makes it again"
-        )
 
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(bring, names))
     return place
+
+
+def download(folder: Folder, name: str, entry: FileEntry, target: Path) -> None:
+    """Copy a file of an artifact to `target`. Raises UserError like `fetch`."""
+    for _ in range(_ATTEMPTS):
+        try:
+            folder.storage.download(folder.key(name), target)
+        except FileNotFoundError:
+            raise damaged_file(folder, name, "it is missing") from None
+        if describe(target) == entry:
+            return
+    raise damaged_file(folder, name, "its bytes are not those of the manifest")
+
+
+def damaged_file(folder: Folder, name: str, problem: str) -> UserError:
+    """The error for a file that is not what its artifact's manifest says."""
+    return UserError(
+        f"{folder}/{name}: {problem}; `manta verify` finds what else is damaged, and the command that made "
+        "it, with --force, makes it again"
+    )

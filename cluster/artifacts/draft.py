@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cluster.artifacts.folder import FileEntry, Folder, Writing
-from cluster.artifacts.lease import Lease, Ticket
+from cluster.artifacts.lease import LEASES, Lease, LeaseLost, Ticket
 from cluster.artifacts.ledger import LEDGER, Ledger
-from cluster.artifacts.manifest import MANIFEST, RUN, Artifact
+from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.pointer import move_pointer
 from cluster.artifacts.redact import redact
 from cluster.artifacts.workspace import Workspace
+from cluster.errors import UserError
 
 _RECORDED_PACKAGES = ("manta-llm", "torch", "ray", "pyarrow", "sentencepiece")
 
@@ -76,17 +77,22 @@ class Draft:
 
         With ``force`` a finished version is set aside, and deleted after its replacement is committed.
         """
-        self._lease = Lease(self._siblings, f".leases/{self.version}.json", self.ref)
+        inputs = [source["ref"] for source in self.manifest["inputs"].values()]
+        self._lease = Lease(self._siblings, f"{LEASES}/{self.version}.json", self.ref, inputs)
         note = self._lease.acquire(announce)
         if note is not None:
             self._finish_commit(note)  # of a process that died between its two last writes
-        finished = existing(self.folder)
-        if finished is not None and not force:
-            self._lease.release()
-            return finished
-        if finished is not None:
+        if force and _has_manifest(self.folder):
             self._replaced.delete()
             self.folder.storage.rename(self.folder.prefix, self._replaced.prefix)
+        try:
+            finished = existing(self.folder)
+        except DamagedManifest:
+            self._lease.release()
+            raise
+        if finished is not None:
+            self._lease.release()
+            return finished
         self.resumed = self.folder.exists()
         return None
 
@@ -110,23 +116,40 @@ class Draft:
         self.files.update(files)
 
     def commit(self, counts: dict[str, Any]) -> Artifact:
-        """Write ``run.json``, then the manifest, then move the name's pointer.
+        """Make manifest and ``run.json`` appear, then move the name's pointer.
+
+        Both wait in one pending file until the lease has decided: a process that has lost it changes neither.
 
         Args:
             counts: what is in the artifact; must be the same for the same inputs.
 
         Raises:
             LeaseLost: another process has taken over; nothing of this one becomes visible.
+            UserError: a file is not there, or not as long as it was written.
         """
+        self._check_sizes()
         manifest = {**self.manifest, "counts": counts, "files": dict(sorted(self.files.items()))}
-        self.folder.write(RUN, _pretty(self._run_facts()))
-        pending = f"manifest-{uuid.uuid4().hex}.pending"
-        self.folder.write(pending, _pretty(manifest))
-        self._lease.commit({"pending": pending})
-        self._finish_commit({"pending": pending})
+        note = {"pending": f"commit-{uuid.uuid4().hex}.pending"}
+        self.folder.write(note["pending"], _pretty({"manifest": manifest, "run": self._run_facts()}))
+        try:
+            self._lease.commit(note)
+        except LeaseLost:
+            self.folder.delete([note["pending"]])
+            raise
+        self._finish_commit(note)
         self.point_name_here()
         self._replaced.delete()
         return Artifact.load(self.folder)
+
+    def discard_work(self, *folders: str) -> None:
+        """After `commit`: remove the ledger, then the folders that its records speak of.
+
+        In this order no record is left that speaks of files that are gone, wherever it is interrupted.
+        """
+        if self.ticket.is_current():  # else another run has begun it anew, and the ledger is that one's
+            self.ledger.folder.delete()
+            for name in folders:
+                (self.folder / name).delete()
 
     def point_name_here(self) -> None:
         """Let the artifact's name stand for this version."""
@@ -139,11 +162,23 @@ class Draft:
     def _finish_commit(self, note: dict[str, Any]) -> None:
         """What follows the swap that decided: whoever comes next does it if the one who decided died."""
         try:
-            content = self.folder.read(note["pending"])
+            pending = json.loads(self.folder.read(note["pending"]))
         except FileNotFoundError:
             return
-        self.folder.create(MANIFEST, content)
+        self.folder.write(RUN, _pretty(pending["run"]))
+        self.folder.create(MANIFEST, _pretty(pending["manifest"]))
         self.folder.delete([note["pending"]])
+
+    def _check_sizes(self) -> None:
+        found = self.folder.files()
+        for name, entry in self.files.items():
+            if found.get(name) != entry["bytes"]:
+                self.ticket.check()  # whoever took over with --force has set this folder aside
+                is_now = f"has {found[name]} bytes" if name in found else "is missing"
+                raise UserError(
+                    f"{self.folder}/{name} {is_now}, {entry['bytes']} bytes were written: something else "
+                    "changes this folder; run again: what is missing is done again"
+                )
 
     @property
     def _siblings(self) -> Folder:
@@ -172,16 +207,25 @@ class Draft:
             },
             "versions": versions,
             "how": redact(self.how),
-            **self.facts,
+            **redact(self.facts),
         }
 
 
 def existing(folder: Folder) -> Artifact | None:
-    """The artifact in ``folder`` if it is finished."""
+    """The artifact in ``folder`` if it is finished. Raises DamagedManifest."""
     try:
         return Artifact.load(folder)
     except FileNotFoundError:
         return None
+
+
+def _has_manifest(folder: Folder) -> bool:
+    """Also one that is damaged."""
+    try:
+        folder.read(MANIFEST)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _pretty(value: dict[str, Any]) -> bytes:

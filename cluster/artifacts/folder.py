@@ -150,6 +150,10 @@ class Writing:
     files: dict[str, FileEntry]
     """What was published, after the block."""
 
+    def files_below(self, folder: str) -> dict[str, FileEntry]:
+        """`files` by their names in a folder that has the written one as `folder`."""
+        return {f"{folder}/{name}": entry for name, entry in self.files.items()}
+
 
 def describe(path: Path) -> FileEntry:
     """Size and SHA-256 of a file."""

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ from cluster.errors import UserError
 TTL_SECONDS = 30.0
 """Silence after which a holder counts as dead."""
 RENEW_SECONDS = 5.0
+
+LEASES = ".leases"
+"""Folder of the leases of a name's versions: KIND/NAME/.leases/VERSION.json."""
 
 _POLL_SECONDS = 0.5
 
@@ -48,8 +51,7 @@ class Ticket:
 
     def is_current(self) -> bool:
         """Whether nobody has taken the lease since."""
-        content = _read(self.folder, self.name)
-        return content is not None and json.loads(content)["tenure"] == self.tenure
+        return _parse(_read(self.folder, self.name)).get("tenure") == self.tenure
 
     def check(self) -> None:
         """Raises LeaseLost if somebody has taken the lease since."""
@@ -61,8 +63,9 @@ class Ticket:
 class Lease:
     """The lease `name` in `folder`, held from `acquire` to `commit` or `release`; a thread renews it."""
 
-    def __init__(self, folder: Folder, name: str, subject: str) -> None:
-        self._folder, self._name, self._subject = folder, name, subject
+    def __init__(self, folder: Folder, name: str, subject: str, inputs: Sequence[str] = ()) -> None:
+        """inputs: what the holder reads, for those who would remove it."""
+        self._folder, self._name, self._subject, self._inputs = folder, name, subject, list(inputs)
         self._content: bytes | None = None
         self._tenure = uuid.uuid4().hex
         self._swapping = threading.Lock()
@@ -86,7 +89,7 @@ class Lease:
             found = _read(self._folder, self._name)
             if found is not None and not self._is_free(found, announce):
                 continue  # it changed hands while we looked
-            self.token = (json.loads(found)["token"] if found else 0) + 1
+            self.token = _parse(found).get("token", 0) + 1
             content = self._state("held")
             if self._folder.storage.swap(self._folder.key(self._name), found, content):
                 self._content = content
@@ -136,8 +139,7 @@ class Lease:
 
     def _is_free(self, found: bytes, announce: Callable[[str], None]) -> bool:
         """True if nobody lives behind the content `found`; False if the content changed for a free one."""
-        state = json.loads(found)
-        if state["state"] != "held" or _is_gone(state["holder"]):
+        if not _is_held(found):
             return True
         announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
         silence, looked = 0.0, time.monotonic()
@@ -149,7 +151,7 @@ class Lease:
             looked = time.monotonic()
             if now == found:
                 continue
-            if now is None or json.loads(now)["state"] != "held":
+            if _parse(now).get("state") != "held":
                 return False
             raise UserError(
                 f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it"
@@ -163,6 +165,7 @@ class Lease:
             "tenure": self._tenure,
             "renewal": uuid.uuid4().hex,
             "holder": _this_process(),
+            "inputs": self._inputs,
             **({"note": note} if note else {}),
         }
         return json.dumps(content, sort_keys=True).encode()
@@ -170,24 +173,46 @@ class Lease:
 
 def is_held(folder: Folder, name: str) -> bool:
     """Whether somebody holds the lease, as far as can be seen without waiting."""
-    content = _read(folder, name)
-    if content is None:
-        return False
-    state = json.loads(content)
-    return state["state"] == "held" and not _is_gone(state["holder"])
+    return _is_held(_read(folder, name))
+
+
+def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
+    """(name, holder, inputs) of every lease in `folder` that is held, as `is_held` sees it."""
+    names = [name for name in folder.files() if name.endswith(".json")]
+    for name, content in zip(names, folder.read_all(names), strict=True):
+        if _is_held(content):
+            yield name, describe_holder(content), _parse(content).get("inputs", [])
 
 
 def describe_holder(content: bytes | None) -> str:
     """Who holds a lease, for people."""
-    if content is None:
+    state = _parse(content)
+    if not state:
         return "another process"
-    holder = json.loads(content)["holder"]
-    return f"process {holder['pid']} on {holder['host']}"
+    return f"process {state['holder']['pid']} on {state['holder']['host']}"
 
 
 def _note(content: bytes | None) -> dict[str, Any] | None:
-    state = json.loads(content) if content else {}
+    state = _parse(content)
     return state.get("note") if state.get("state") == "committed" else None
+
+
+def _is_held(content: bytes | None) -> bool:
+    state = _parse(content)
+    return state.get("state") == "held" and not _is_gone(state["holder"])
+
+
+def _parse(content: bytes | None) -> dict[str, Any]:
+    """A lease's content; empty if there is none, or none that was written by this program.
+
+    A lease that is damaged is free: if somebody lives behind it, their next swap finds another content.
+    """
+    try:
+        state = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    is_whole = isinstance(state, dict) and {"state", "token", "tenure", "holder"} <= state.keys()
+    return state if is_whole else {}
 
 
 def _read(folder: Folder, name: str) -> bytes | None:

@@ -8,9 +8,12 @@ POINTER = "latest.json"
 
 
 def read_pointer(folder: Folder) -> str | None:
-    """The version that ``KIND/NAME`` points to; None if it has no finished version."""
-    content = _read(folder)
-    return None if content is None else json.loads(content)["version"]
+    """The version that ``KIND/NAME`` points to; None if it has no finished version, or points nowhere."""
+    try:
+        version = json.loads(_read(folder) or b"")["version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, str) else None
 
 
 def move_pointer(folder: Folder, version: str) -> None:

@@ -4,18 +4,60 @@ import re
 from typing import Any
 
 REDACTED = "[redacted]"
-_SECRET_NAME = re.compile(r"(api_?keys?|secrets?|passwords?|passwd|credentials?|(^|_)token)$", re.IGNORECASE)
-_CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]+(?=@)")
+
+_SECRET_NAME = re.compile(
+    r"(api|access|account|auth|encryption|master|private|secret|signing|ssh)_?keys?$"
+    r"|access_?key_?id$"
+    r"|(secrets?|passwords?|passwd|pwd|passphrases?|credentials?|authorization|cookies?)$"
+    r"|(^|_)token$"
+    r"|(^|_)(access|api|auth|bearer|refresh|session)_tokens$"
+)
+_TEXT_TOKEN = re.compile(r"(^|_)(bos|cls|end|eos|mask|next|pad|per|sep|special|start|stop|unk)_token$")
+"""Tokens that are text. Those that are counted (`max_tokens`, `token_ids`) are no secret's name anyway."""
+_SECRET_PARAMETER = re.compile(r"(^|_)(sig|signature|credential)$")
+"""Of a signed URL."""
+
+_USER_AND_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]+(?=@)")
+_USER_ALONE = re.compile(r"(?<=http://)[^/@\s]+(?=@)|(?<=https://)[^/@\s]+(?=@)")
+"""Where it may be an access token: nobody has to say who they are to read a page."""
+_BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}")
+_ASSIGNMENT = re.compile(r"([\w.-]+)=([^\s&;#'\",]+)")
+"""In a query, a command or an environment."""
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """A copy of a JSON value in which texts under secret-like names and credentials in URLs are masked."""
+    """A copy of a JSON value in which secrets are masked: texts under secret-like names, credentials in URLs
+    (also signatures and tokens in their queries), and what is assigned to a secret-like name within a text.
+    """
     if isinstance(value, dict):
-        return {key: redact(item, str(key)) for key, item in value.items()}
+        return {key: redact(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redact(item, name) for item in value]
     if isinstance(value, str):
-        if value and _SECRET_NAME.search(name):
-            return REDACTED
-        return _CREDENTIALS_IN_URL.sub(REDACTED, value)
+        return REDACTED if value and is_secret_name(name) else _redact_text(value)
     return value
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field, variable or header of this name holds a secret: `hf_token`, `secretAccessKey`."""
+    words = _words(name)
+    return bool(_SECRET_NAME.search(words)) and not _TEXT_TOKEN.search(words)
+
+
+def _redact_text(text: str) -> str:
+    text = _USER_AND_PASSWORD.sub(REDACTED, text)
+    text = _USER_ALONE.sub(REDACTED, text)
+    text = _BEARER.sub(rf"\1{REDACTED}", text)
+    return _ASSIGNMENT.sub(_redact_assignment, text)
+
+
+def _redact_assignment(match: re.Match[str]) -> str:
+    name = match[1]
+    if is_secret_name(name) or _SECRET_PARAMETER.search(_words(name)):
+        return f"{name}={REDACTED}"
+    return match[0]
+
+
+def _words(name: str) -> str:
+    """`X-Amz-Signature` and `apiKey` as `x_amz_signature` and `api_key`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").replace(".", "_").lower()

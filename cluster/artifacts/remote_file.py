@@ -1,9 +1,10 @@
-"""A file of a storage that opens like one on this machine."""
+"""Files of a storage that open like those on this machine."""
 
 import io
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.storage import Storage
 
 _BUFFER_BYTES = 8 * 2**20
@@ -22,11 +23,32 @@ class RemoteFile:
         return self.key.rpartition("/")[2]
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        raw: Any = self.storage.open(self.key)
-        return cast(BinaryIO, io.BufferedReader(_RawFile(raw), _BUFFER_BYTES))
+        return _buffered(self.storage.open(self.key))
 
     def __str__(self) -> str:
         return f"{self.storage.uri}/{self.key}"
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """Like `RemoteFile`; a file of an artifact, whose bytes are those of the manifest (`Artifact.open`)."""
+
+    artifact: Artifact
+    file: str
+
+    @property
+    def name(self) -> str:
+        return self.file.rpartition("/")[2]
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        return _buffered(self.artifact.open(self.file))
+
+    def __str__(self) -> str:
+        return f"{self.artifact.folder}/{self.file}"
+
+
+def _buffered(file: Any) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_RawFile(file), _BUFFER_BYTES))
 
 
 class _RawFile(io.RawIOBase):

@@ -10,20 +10,17 @@ and are never part of this object, which travels to Ray actors.
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import boto3
 import pyarrow as pa
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -34,6 +31,8 @@ from botocore.exceptions import (
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
+from cluster.artifacts.redact import redact
+from cluster.artifacts.s3_connection import client, endpoint_of, file_system
 from cluster.errors import StorageError
 
 GIVE_UP_SECONDS = 180.0
@@ -65,7 +64,7 @@ class S3Storage:
     bucket: str
     prefix: str
     endpoint: str | None = None
-    """None: AWS itself."""
+    """None: that of the profile, if it has one, else AWS itself."""
     region: str | None = None
 
     @classmethod
@@ -80,10 +79,10 @@ class S3Storage:
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def read(self, key: str) -> bytes:
-        return self._persist(key, lambda s3: s3.get_object(**self._at(key))["Body"].read())
+        return self.persist(key, lambda s3: s3.get_object(**self._at(key))["Body"].read())
 
     def write(self, key: str, data: bytes) -> None:
-        self._persist(key, lambda s3: s3.put_object(**self._at(key), Body=data))
+        self.persist(key, lambda s3: s3.put_object(**self._at(key), Body=data))
 
     def create(self, key: str, data: bytes) -> bool:
         return self._conditional(key, data, IfNoneMatch="*")
@@ -92,7 +91,7 @@ class S3Storage:
         if expected is None:
             return self.create(key, data)
         try:
-            found = self._persist(key, lambda s3: _content_and_etag(s3.get_object(**self._at(key))))
+            found = self.persist(key, lambda s3: _content_and_etag(s3.get_object(**self._at(key))))
         except FileNotFoundError:
             return False
         return found[0] == expected and self._conditional(key, data, IfMatch=found[1])
@@ -100,14 +99,18 @@ class S3Storage:
     def upload(self, path: Path, key: str) -> None:
         """In parts if the file is large; the object appears when the last part has arrived."""
         where = (self.bucket, self._key(key))
-        self._persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
+        self.persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
 
     def download(self, key: str, path: Path) -> None:
         where = (self.bucket, self._key(key))
-        self._persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
+        self.persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
 
     def open(self, key: str) -> pa.NativeFile:
-        file = _file_system(self).open_input_file(f"{self.bucket}/{self._key(key)}")
+        try:
+            files = file_system(self.endpoint, self.region)
+        except NoCredentialsError as error:
+            raise self._explained(key, error) from error
+        file: pa.NativeFile = files.open_input_file(f"{self.bucket}/{self._key(key)}")
         return file
 
     def files(self, prefix: str) -> dict[str, int]:
@@ -128,7 +131,7 @@ class S3Storage:
     def etag(self, key: str) -> tuple[int, str] | None:
         """Size and ETag of one object; None if there is none."""
         try:
-            found = self._persist(key, lambda s3: s3.head_object(**self._at(key)))
+            found = self.persist(key, lambda s3: s3.head_object(**self._at(key)))
         except FileNotFoundError:
             return None
         return found["ContentLength"], found["ETag"].strip('"')
@@ -146,7 +149,7 @@ class S3Storage:
         for start in range(0, len(keys), _DELETED_AT_ONCE):
             objects = [{"Key": self._key(key)} for key in keys[start : start + _DELETED_AT_ONCE]]
             request: Any = {"Bucket": self.bucket, "Delete": {"Objects": objects, "Quiet": True}}
-            self._persist(keys[start], partial(_delete, request=request))
+            self.persist(keys[start], partial(_delete, request=request))
 
     def rename(self, prefix: str, new_prefix: str) -> None:
         """Copies on the server's side, then deletes, what is directly in the folder first: without its
@@ -157,7 +160,7 @@ class S3Storage:
         def copy(key: str) -> None:
             source = {"Bucket": self.bucket, "Key": self._key(key)}
             target = self._at(f"{new_prefix}/{key.removeprefix(f'{prefix}/')}")
-            self._persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
+            self.persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
 
         with ThreadPoolExecutor(_THREADS) as pool:
             list(pool.map(copy, keys))
@@ -184,7 +187,7 @@ class S3Storage:
                 return bool(sent_before) and s3.get_object(**self._at(key))["Body"].read() == data
             return True
 
-        return self._persist(key, put)
+        return self.persist(key, put)
 
     def _pages(self, prefix: str, **more: str) -> Iterator[Any]:
         """Pages of a listing. Each is fetched with patience: an outage between two loses nothing."""
@@ -192,13 +195,13 @@ class S3Storage:
         token: dict[str, str] = {}
         while True:
             request: Any = {"Bucket": self.bucket, "Prefix": below, **more, **token}
-            page = self._persist(prefix, partial(_list_page, request=request))
+            page = self.persist(prefix, partial(_list_page, request=request))
             yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _persist(self, key: str, action: Callable[[Any], _Result]) -> _Result:
+    def persist(self, key: str, action: Callable[[Any], _Result]) -> _Result:
         """Do `action` with a client, again after transient errors, with pauses that grow and are jittered.
 
             pause = random(0, min(10 s, 0.1 s · 2^attempt))      ("full jitter")
@@ -208,7 +211,7 @@ class S3Storage:
         deadline, attempt = time.monotonic() + GIVE_UP_SECONDS, 0
         while True:
             try:
-                return action(_client(self.endpoint, self.region))
+                return action(client(self.endpoint, self.region))
             except _ERRORS as error:
                 cause = _cause(error)
                 if not _is_transient(cause):
@@ -235,7 +238,7 @@ class S3Storage:
             return StorageError(
                 f"{self.uri}: there is no bucket {self.bucket!r} at {self._where()}; create it first"
             )
-        if code in ("NoSuchKey", "404", "NotFound"):
+        if code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
             return FileNotFoundError(f"{self.uri}/{key}")
         if code in _DENIED or _status(error) in (401, 403):
             return StorageError(
@@ -246,7 +249,8 @@ class S3Storage:
         )
 
     def _where(self) -> str:
-        return self.endpoint or "AWS S3"
+        endpoint: str = redact(endpoint_of(client(self.endpoint, self.region)) or "AWS S3")
+        return endpoint
 
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._key(key)}
@@ -256,50 +260,6 @@ class S3Storage:
 
     def _relative(self, key: str) -> str:
         return key.removeprefix(f"{self.prefix}/") if self.prefix else key
-
-
-_LOCK = threading.Lock()
-
-
-@cache
-def _session_client(process: int, endpoint: str | None, region: str | None) -> Any:
-    # `process` is there because a client must not be shared over a fork.
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 2},
-        connect_timeout=10,
-        read_timeout=30,
-        max_pool_connections=2 * _THREADS,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    session = boto3.Session()
-    region = region or session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
-
-
-def _client(endpoint: str | None, region: str | None) -> Any:
-    with _LOCK:
-        return _session_client(os.getpid(), endpoint, region)
-
-
-def _file_system(storage: S3Storage) -> Any:
-    """pyarrow's file system, with boto3's credentials: it knows fewer ways to find them itself."""
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-    client = _client(storage.endpoint, storage.region)
-    credentials = client._request_signer._credentials
-    if credentials is None:
-        raise storage._explained("", NoCredentialsError())
-    frozen = credentials.get_frozen_credentials()
-    return S3FileSystem(
-        access_key=frozen.access_key,
-        secret_key=frozen.secret_key,
-        session_token=frozen.token,
-        region=client.meta.region_name,
-        endpoint_override=storage.endpoint,
-        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=10),
-        request_timeout=30,
-        connect_timeout=10,
-    )
 
 
 def _delete(s3: Any, request: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 from cluster.artifacts.draft import Draft, existing
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
 from cluster.artifacts.folder import Folder
-from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.lease import LEASES, at_work
+from cluster.artifacts.manifest import Artifact, DamagedManifest
 from cluster.artifacts.pointer import POINTER, move_pointer, read_pointer
 from cluster.artifacts.storage import Storage, open_storage
 from cluster.errors import UserError
@@ -21,6 +22,25 @@ from cluster.errors import UserError
 KINDS = ("corpora", "tokenizers", "tokens", "models", "preferences", "evaluations")
 
 _THREADS = 16
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies under a root, by kind in the order of the chain, then name, then version."""
+
+    artifacts: list[Artifact]
+    damaged: list[DamagedManifest]
+    """Of artifacts that were finished once; nothing can be said of what they hold."""
+
+
+@dataclass(frozen=True)
+class AtWork:
+    """Somebody who makes an artifact now."""
+
+    ref: str
+    holder: str
+    inputs: list[str]
+    """Refs of what they read."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +62,25 @@ class ArtifactStore:
 
         Raises:
             UserError: there is none; the message names what there is.
+            DamagedManifest: there is one, and its manifest cannot be believed.
         """
         name, _, version = reference.removeprefix(f"{kind}/").partition("/")
         if not version:
             version = self.newest(kind, name) or ""
             if not version:
-                raise UserError(f"no {kind}/{name} under {self.root}; {self._what_there_is(kind)}")
+                raise UserError(f"no {kind}/{name} under {self.root}; {self._what_there_is(kind, name)}")
         exact = existing(self._folder(kind, name, version))
         if exact is not None:
             return exact
-        matches = [a for a in self._versions(kind, name) if a.version.startswith(version)]
+        there = self._versions(kind, name)
+        matches = [each for each in there if each.folder.prefix.startswith(f"{kind}/{name}/{version}")]
         if len(matches) != 1:
             problem = "is ambiguous" if matches else "does not exist"
             raise UserError(
-                f"{kind}/{name}/{version} {problem} under {self.root}; {self._what_there_is(kind)}"
+                f"{kind}/{name}/{version} {problem} under {self.root}; {self._what_there_is(kind, name)}"
             )
+        if isinstance(matches[0], DamagedManifest):
+            raise matches[0]
         return matches[0]
 
     def newest(self, kind: str, name: str) -> str | None:
@@ -72,11 +96,28 @@ class ArtifactStore:
             move_pointer(folder, version)
 
     def artifacts(self, kind: str | None = None) -> list[Artifact]:
-        """Finished artifacts, by kind in the order of the chain, then name, then version."""
-        found: list[Artifact] = []
+        """Finished artifacts whose manifests can be believed, in the order of `survey`."""
+        return self.survey(kind).artifacts
+
+    def survey(self, kind: str | None = None) -> Survey:
+        """Finished artifacts, and those whose manifests are damaged."""
+        found: list[Artifact | DamagedManifest] = []
         for each in [kind] if kind else KINDS:
             for name in self.storage.folders(each):
                 found += self._versions(each, name)
+        return Survey(
+            [each for each in found if isinstance(each, Artifact)],
+            [each for each in found if isinstance(each, DamagedManifest)],
+        )
+
+    def at_work(self) -> list[AtWork]:
+        """Everybody who makes an artifact under this root, or who died on another machine at it."""
+        found = []
+        for kind in KINDS:
+            for name in self.storage.folders(kind):
+                for lease, holder, inputs in at_work(self._folder(kind, name, LEASES)):
+                    version = lease.removesuffix(".json")
+                    found.append(AtWork(f"{kind}/{name}/{version}", holder, inputs))
         return found
 
     def begin(
@@ -130,15 +171,26 @@ class ArtifactStore:
     def _folder(self, *parts: str) -> Folder:
         return Folder(self.storage, "/".join(parts))
 
-    def _versions(self, kind: str, name: str) -> list[Artifact]:
+    def _versions(self, kind: str, name: str) -> list[Artifact | DamagedManifest]:
         folder = self._folder(kind, name)
         with ThreadPoolExecutor(_THREADS) as pool:
-            found = list(pool.map(lambda version: existing(folder / version), folder.folders()))
-        return [artifact for artifact in found if artifact is not None]
+            found = list(pool.map(lambda version: _look(folder / version), folder.folders()))
+        return [each for each in found if each is not None]
 
-    def _what_there_is(self, kind: str) -> str:
-        names = sorted({f"{a.kind}/{a.name}" for a in self.artifacts(kind)})
+    def _what_there_is(self, kind: str, name: str) -> str:
+        there = self.survey(kind)
+        versions = [a.ref for a in there.artifacts if a.name == name]
+        if versions:  # its pointer is lost, or the version is another's
+            return f"there is {', '.join(versions)}"
+        names = sorted({f"{a.kind}/{a.name}" for a in there.artifacts})
         return f"there is {', '.join(names)}" if names else f"there are no {kind} yet"
+
+
+def _look(folder: Folder) -> Artifact | DamagedManifest | None:
+    try:
+        return existing(folder)
+    except DamagedManifest as damaged:
+        return damaged
 
 
 def _check_name(name: str) -> None:

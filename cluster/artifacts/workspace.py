@@ -10,6 +10,14 @@ from pathlib import Path
 from cluster.artifacts.cache import place_for
 from cluster.artifacts.folder import FileEntry, Folder
 
+WORKSPACES = "workspaces"
+"""Folder of the cache."""
+
+
+def place_of(folder: Folder) -> Path:
+    """The workspace on this machine of an artifact in object storage."""
+    return place_for(folder, WORKSPACES)
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -20,7 +28,7 @@ class Workspace:
     @property
     def path(self) -> Path:
         """The folder to write to; it exists."""
-        path = self.folder.local or place_for(self.folder, "workspaces")
+        path = self.folder.local or place_of(self.folder)
         path.mkdir(parents=True, exist_ok=True)
         return path
 

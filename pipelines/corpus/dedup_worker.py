@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.artifacts.folder import Folder
-from pipelines.corpus.work_files import duplicates_file, index_file
+from pipelines.corpus.work_files import WORK, duplicates_file, index_file
 
 DUPLICATES = pa.schema([("unit", pa.int32()), ("row", pa.int64())])
 
@@ -36,7 +36,7 @@ class DedupWorker:
             path.parent.mkdir()
             with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DUPLICATES) as writer:
                 writer.write_batch(pa.record_batch(arrays, schema=DUPLICATES))
-        return {"duplicates": int(is_duplicate.sum())}
+        return {"duplicates": int(is_duplicate.sum()), "files": writing.files_below(WORK)}
 
     def _read(self, hash_range: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids (n,) of 16 bytes, units (n,) int32, rows (n,) int64, in order of unit and row."""

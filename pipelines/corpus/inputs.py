@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cluster.artifacts.files import sha256_file
 from cluster.artifacts.manifest import Artifact
-from cluster.artifacts.remote_file import RemoteFile
+from cluster.artifacts.remote_file import ArtifactFile, RemoteFile
 from cluster.errors import UserError
 from llm.text.python_stdlib import stdlib_files
 from llm.text.readers import format_of, is_compressed
@@ -108,11 +108,11 @@ def plan_units(files: list[SourceFile]) -> list[Unit]:
     return [Unit(f"read-{number:05d}", {"pieces": pieces}) for number, pieces in enumerate(groups)]
 
 
-def plan_corpus_units(corpus: Artifact) -> tuple[list[RemoteFile], list[Unit]]:
+def plan_corpus_units(corpus: Artifact) -> tuple[list[ArtifactFile], list[Unit]]:
     """The files of a text corpus, and units over their row groups, for python-functions."""
     pieces = corpus_pieces(corpus)
     names = sorted({piece.file for piece in pieces})
-    files = [RemoteFile(corpus.folder.storage, corpus.folder.key(name)) for name in names]
+    files = [ArtifactFile(corpus, name) for name in names]
     units = [
         Unit(
             f"read-{number:05d}",

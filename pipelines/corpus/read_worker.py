@@ -12,13 +12,13 @@ from llm.text.source import Source
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.documents import Removed, documents
 from pipelines.corpus.tables import REMOVED, RowWriter, schema, text_bytes
-from pipelines.corpus.work_files import documents_file, index_file, removed_file
+from pipelines.corpus.work_files import WORK, documents_file, index_file, removed_file
 
 INDEX = pa.schema([("id", pa.binary(16)), ("row", pa.int64())])
 
 
 class ReadWorker:
-    """Runs in an actor; a unit's record is the number of documents it passed on."""
+    """Runs in an actor; a unit's record has the number of documents it passed on."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class ReadWorker:
                     places.append(rows)
                     rows += 1
             _write_index(writing.path / index_file(unit), index)
-        return {"documents": rows}
+        return {"documents": rows, "files": writing.files_below(WORK)}
 
 
 def _write_index(path: Path, index: list[tuple[list[bytes], list[int]]]) -> None:

@@ -8,6 +8,7 @@ Each step is one Ray Data map whose units are committed to the ledger; a run tha
 The result is the same, byte for byte, for any number of workers.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from pipelines.corpus.inputs import (
 )
 from pipelines.corpus.read_worker import ReadWorker
 from pipelines.corpus.tables import REMOVED, concatenate
-from pipelines.corpus.work_files import WORK
+from pipelines.corpus.work_files import REMOVED_FOLDER, WORK
 from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
@@ -73,14 +74,16 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
         return started
 
     cluster.connect()
-    make_parts(config, started, files, units)
-    artifact = started.commit(counts=finish(config, started))
-    (started.folder / WORK).delete()
+    records = make_parts(config, started, files, units)
+    artifact = started.commit(counts=finish(config, started, records))
+    started.discard_work(WORK)
     return artifact
 
 
-def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]) -> None:
-    """Run the three steps."""
+def make_parts(
+    config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]
+) -> dict[str, dict[str, Any]]:
+    """Run the three steps; the records of what was read and written."""
     work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
@@ -96,12 +99,20 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
     }
     was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
-    by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
     numbers = [unit.removeprefix("read-") for unit in was_read]
+    # A unit that failed in an earlier run may be read in this one, and what is a duplicate depends on all.
+    among = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
+    by_range = [Unit(f"dedup-{among}-{number:05d}", {"range": number}) for number in range(ranges)]
     dedup = {"work": work, "units": numbers}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
-    parts = [Unit(f"write-{number}", {}) for number in numbers]
+    parts = [
+        Unit(
+            f"write-{among}-{number}",
+            {"unit": number, "documents": was_read[f"read-{number}"]["documents"]},
+        )
+        for number in numbers
+    ]
     write = {
         "target": draft.folder,
         "work": work,
@@ -109,22 +120,28 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
         "conversations": config.holds_conversations,
         "row_group_bytes": row_group_bytes,
     }
-    run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
+    return was_read | run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
 
 
-def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
+def finish(config: CorpusConfig, draft: Draft, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Gather what was removed, and count."""
-    work = draft.folder / WORK
+    tables = sorted(
+        name
+        for record in records.values()
+        for name in record["files"]
+        if name.startswith(f"{WORK}/{REMOVED_FOLDER}/")
+    )
     with draft.writing() as writing:
         removed = writing.path / REMOVED_FILE
-        concatenate(_opened(work / "removed"), removed, REMOVED)
+        concatenate(_opened(draft.folder, tables), removed, REMOVED)
         reasons = _reasons(removed)
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
     )
-    for unit, record in draft.ledger.done().items():
+    for unit, record in records.items():
         if unit.startswith("write-"):
-            draft.include(record["files"])
+            parts = {name: entry for name, entry in record["files"].items() if "/" not in name}
+            draft.include(parts)
             counts.update(record["counts"])
     if counts["train_documents"] + counts["heldout_documents"] == 0:
         raise UserError(
@@ -139,9 +156,9 @@ def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
     }
 
 
-def _opened(folder: Folder) -> Iterator[pa.NativeFile]:
-    """Each file of a folder, open, one at a time."""
-    for name in folder.files():
+def _opened(folder: Folder, names: list[str]) -> Iterator[pa.NativeFile]:
+    """Each of the named files, open, one at a time."""
+    for name in names:
         with folder.open(name) as source:
             yield source
 

@@ -1,6 +1,7 @@
-"""Names of the files between the corpus's three steps: in the draft, gone before it is committed."""
+"""Names of the files between the corpus's three steps: in the draft, removed once it is committed."""
 
 WORK = "work"
+REMOVED_FOLDER = "removed"
 
 
 def documents_file(unit: str) -> str:
@@ -15,7 +16,7 @@ def index_file(unit: str) -> str:
 
 def removed_file(unit: str, step: str) -> str:
     """Parquet: what a step ("read" or "write") removed from the unit."""
-    return f"removed/{unit}-{step}.parquet"
+    return f"{REMOVED_FOLDER}/{unit}-{step}.parquet"
 
 
 def duplicates_file(hash_range: int) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cluster.artifacts.folder import Folder
 from pipelines.corpus.tables import REMOVED, Row, RowWriter, iter_rows, schema, text_bytes
-from pipelines.corpus.work_files import documents_file, duplicates_file, removed_file
+from pipelines.corpus.work_files import WORK, documents_file, duplicates_file, removed_file
 
 
 class WriteWorker:
@@ -21,7 +21,7 @@ class WriteWorker:
         self._schema, self._row_group_bytes = schema(conversations), row_group_bytes
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        unit = unit_id.removeprefix("write-")
+        unit: str = payload["unit"]
         counts: Counter[str] = Counter()
         duplicates = self._duplicates(int(unit))
         with (
@@ -30,7 +30,7 @@ class WriteWorker:
             RowWriter(part.path / f"part-{unit}.parquet", self._schema, self._row_group_bytes) as kept,
             RowWriter(work.path / removed_file(unit, "write"), REMOVED, self._row_group_bytes) as removed,
         ):
-            for number, row in enumerate(self._documents(unit)):
+            for number, row in enumerate(self._documents(unit, payload["documents"])):
                 if number in duplicates:
                     gone = {"id": row["id"], "source": row["source"], "reason": "duplicate"}
                     removed.add({**gone, "score": 1.0, "kept_id": row["id"]}, size=0)
@@ -38,15 +38,13 @@ class WriteWorker:
                 size = text_bytes(row)
                 kept.add(row, size)
                 counts.update({f"{row['split']}_documents": 1, f"{row['split']}_bytes": size})
-        return {"files": part.files, "counts": dict(counts)}
+        return {"files": part.files | work.files_below(WORK), "counts": dict(counts)}
 
-    def _documents(self, unit: str) -> Iterator[Row]:
-        """Rows of the unit; none if all were removed, for then there is no file."""
-        try:
+    def _documents(self, unit: str, count: int) -> Iterator[Row]:
+        """The `count` rows of the unit; if all were removed there is no file."""
+        if count:
             with self._work.open(documents_file(unit)) as source:
                 yield from iter_rows(source)
-        except FileNotFoundError:
-            return
 
     def _duplicates(self, unit: int) -> set[int]:
         """Rows of the unit to leave out."""

@@ -35,7 +35,7 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
         check_conversations(inputs["corpus"])
         for model in models.values():
             check_context(model, config.max_prompt_tokens + config.max_tokens)
-    tokenizers = {role: model.folder.read(TOKENIZER) for role, model in models.items()}
+    tokenizers = {role: model.read(TOKENIZER) for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
         if inputs["tokens"].counts.get("heldout_tokens") == 0:
@@ -44,7 +44,7 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
                 "make its corpus with a --heldout-fraction above 0"
             )
         tokenizer = store.resolve("tokenizers", inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
-        tokenizers["tokens"] = tokenizer.folder.read(TOKENIZER)
+        tokenizers["tokens"] = tokenizer.read(TOKENIZER)
     for role, content in tokenizers.items():
         if content != tokenizers["model"]:
             raise UserError(f"{inputs[role].ref} has another tokenizer than {inputs['model'].ref}")

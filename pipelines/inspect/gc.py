@@ -1,133 +1,62 @@
 """``manta gc``: remove what finished work left behind, and nothing that anybody still needs."""
 
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
 from pydantic import Field
 
-from cluster.artifacts.cache import cache_root
-from cluster.artifacts.folder import Folder
-from cluster.artifacts.lease import is_held
-from cluster.artifacts.ledger import LEDGER
-from cluster.artifacts.manifest import MANIFEST
-from cluster.artifacts.store import KINDS, ArtifactStore
+from cluster.artifacts.store import ArtifactStore
+from cluster.errors import StorageError
 from pipelines.inspect.format import format_bytes
+from pipelines.inspect.litter import find_litter
+from pipelines.inspect.scratch import OLD_SECONDS, cached, remove, scratch
 from pipelines.progress import console
 from pipelines.stage_config import Frozen
 
-_BETWEEN_STEPS = ("work", "sample", "batches", "ray_train", LEDGER)
-"""Folders that a stage needs until its artifact is committed."""
-_SCRATCH = (".writing-*", "*.partial")
-_SCRATCH_SECONDS = 24 * 3600.0
-
 
 class GcConfig(Frozen):
-    """Remove ledgers and work files of finished artifacts, old checkpoints, dead leases and scratch files."""
+    """Remove what finished artifacts do not need: ledgers, work files and files that no manifest lists; old
+    checkpoints, dead leases, uploads that were cut short, and scratch files.
+    """
 
     root: str = "runs/default"
     """Where the artifacts are."""
     keep_checkpoints: int = Field(1, ge=0)
-    """Newest checkpoints of each finished model to keep; one is enough to extend its training."""
+    """Newest whole checkpoints of each finished model to keep; one is enough to extend its training."""
     drafts: bool = False
     """Also remove unfinished artifacts that nobody works on. Their work cannot be continued then."""
     cache: bool = False
-    """Also empty this machine's cache of files from object storage."""
+    """Also empty this machine's cache of files from object storage, but for what running stages write."""
     dry_run: bool = False
     """Only say what would be removed."""
-
-
-@dataclass(frozen=True)
-class Litter:
-    """Files of a folder that can go, and why."""
-
-    folder: Folder
-    names: list[str]
-    bytes: int
-    reason: str
 
 
 def run(config: GcConfig) -> None:
     """Print one line a find, and remove it."""
     store = ArtifactStore(config.root)
     freed = 0
-    for litter in find_litter(store, config):
+    for litter in find_litter(store, config.keep_checkpoints, config.drafts):
         if not config.dry_run:
             litter.folder.delete(litter.names)
         freed += litter.bytes
         console.print(f"{litter.reason}: {litter.folder.prefix}, {format_bytes(litter.bytes)}", markup=False)
-    freed += sum(_remove_scratch(path, config.dry_run) for path in _scratch(store, config))
+    paths = [*scratch(store), *(cached(store) if config.cache else ())]
+    freed += sum(remove(path, config.dry_run) for path in paths)
+    _end_uploads(store, config.dry_run)
     console.print(f"{format_bytes(freed)} {'to free' if config.dry_run else 'freed'}")
 
 
-def find_litter(store: ArtifactStore, config: GcConfig) -> Iterator[Litter]:
-    """What can go, version by version; nothing of a version whose lease is held."""
-    for kind in KINDS:
-        for name in store.storage.folders(kind):
-            siblings = Folder(store.storage, f"{kind}/{name}")
-            versions = siblings.folders()
-            for version in versions:
-                if not is_held(siblings, f".leases/{version}.json"):
-                    yield from _of_version(siblings, version, config)
-            yield from _dead_leases(siblings / ".leases", versions)
-
-
-def _of_version(siblings: Folder, version: str, config: GcConfig) -> Iterator[Litter]:
-    folder = siblings / version
-    sizes = folder.files()
-    if MANIFEST not in sizes:
-        if config.drafts:
-            yield _litter(folder, sizes, list(sizes), "unfinished")
+def _end_uploads(store: ArtifactStore, dry_run: bool) -> None:
+    """Abort uploads to object storage that were cut short a day ago or more."""
+    if store.storage.local("") is not None:
         return
-    between = [name for name in sizes if name.split("/")[0] in _BETWEEN_STEPS or name.endswith(".pending")]
-    yield from _found(folder, sizes, between, "work files of a finished artifact")
-    steps = sorted(
-        {name.split("/")[1] for name in sizes if name.startswith("checkpoints/step-")}, reverse=True
-    )
-    for step in steps[config.keep_checkpoints :]:
-        prefix = f"checkpoints/{step}/"
-        yield from _found(
-            folder, sizes, [name for name in sizes if name.startswith(prefix)], "old checkpoint"
-        )
-    replaced = siblings / f".replaced-{version}"
-    yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+    # boto3 takes a while to import, and roots on a disk do without.
+    from cluster.artifacts.s3_storage import S3Storage
+    from cluster.artifacts.s3_uploads import abort, open_uploads
 
-
-def _dead_leases(leases: Folder, versions: list[str]) -> Iterator[Litter]:
-    """Leases of versions that are gone. That of a version that is there may be taken at any moment."""
-    sizes = leases.files()
-    gone = [
-        name for name in sizes if name.removesuffix(".json") not in versions and not is_held(leases, name)
-    ]
-    yield from _found(leases, sizes, gone, "leases of versions that were removed")
-
-
-def _found(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Iterator[Litter]:
-    if names:
-        yield _litter(folder, sizes, names, reason)
-
-
-def _litter(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Litter:
-    return Litter(folder, names, sum(sizes[name] for name in names), reason)
-
-
-def _scratch(store: ArtifactStore, config: GcConfig) -> Iterator[Path]:
-    """What processes that were killed left on this machine's disk: nothing writes to it any more."""
-    root = store.storage.local("")
-    if root is not None:
-        for pattern in _SCRATCH:
-            for path in root.rglob(pattern):
-                if path.exists() and time.time() - path.stat().st_mtime > _SCRATCH_SECONDS:
-                    yield path
-    if config.cache and cache_root().exists():
-        yield from cache_root().iterdir()
-
-
-def _remove_scratch(path: Path, dry_run: bool) -> int:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
-    size = sum(each.stat().st_size for each in files)
-    if not dry_run:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return size
+    assert isinstance(store.storage, S3Storage)
+    try:
+        for upload in open_uploads(store.storage):
+            if upload.age_seconds > OLD_SECONDS:
+                if not dry_run:
+                    abort(store.storage, upload)
+                console.print(f"upload that was cut short: {upload.key}", markup=False)
+    except StorageError as error:  # not every policy allows it, and the rest is done
+        console.print(f"uploads that were cut short were not looked for: {error}", markup=False)

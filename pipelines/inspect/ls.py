@@ -26,15 +26,17 @@ def run(config: LsConfig) -> None:
     if config.kind is not None and config.kind not in KINDS:
         raise UserError(f"--kind {config.kind}: kinds are {', '.join(KINDS)}")
     store = ArtifactStore(config.root)
-    artifacts = store.artifacts(config.kind)
-    if not artifacts:
+    there = store.survey(config.kind)
+    if not there.artifacts and not there.damaged:
         console.print(f"no artifacts under {store.root}")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("artifact", "made by", "size", "took", "finished"):
         table.add_column(column, justify="right" if column in ("size", "took") else "left", overflow="fold")
-    for artifact in artifacts:
+    for artifact in there.artifacts:
         table.add_row(*_row(store, artifact))
+    for damaged in there.damaged:
+        table.add_row(damaged.ref, "[red]damaged[/red]", "", "", "see `manta verify`")
     console.print(table)
 
 

@@ -14,7 +14,9 @@ from pipelines.stage_config import Frozen
 
 
 class RmConfig(Frozen):
-    """Remove artifacts. Refused for one that others were made from, unless they are named too."""
+    """Remove artifacts. Refused for one that others were made from, unless they are named too, and for one
+    that somebody makes or reads now.
+    """
 
     artifacts: Annotated[tuple[str, ...], tyro.conf.Positional]
     """KIND/NAME (its newest version) or KIND/NAME/VERSION."""
@@ -34,11 +36,25 @@ def run(config: RmConfig) -> None:
         for source in user.manifest["inputs"].values():
             if source["ref"] in chosen and user.ref not in chosen:
                 raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
+    check_idle(store, set(chosen))
     for artifact in chosen.values():
         if not config.dry_run:
             remove(store, artifact)
         verb = "would remove" if config.dry_run else "removed"
         console.print(f"{verb} {artifact.ref}, {format_bytes(artifact.bytes)}")
+
+
+def check_idle(store: ArtifactStore, refs: set[str]) -> None:
+    """Raise UserError if somebody makes one of the artifacts, or makes another from it.
+
+    What has only loaded it, a service or a chat, is not known here.
+    """
+    mend = "wait for it or stop it (if it is dead, the command that it ran takes over)"
+    for each in store.at_work():
+        if each.ref in refs:
+            raise UserError(f"{each.ref} is being made by {each.holder}; {mend}")
+        for source in refs & set(each.inputs):
+            raise UserError(f"{source} is read by {each.holder}, which makes {each.ref}; {mend}")
 
 
 def remove(store: ArtifactStore, artifact: Artifact) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from rich.tree import Tree
 
-from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.manifest import Artifact, DamagedManifest
 from cluster.artifacts.store import KINDS, ArtifactStore
 from cluster.errors import UserError
 from pipelines.inspect.format import format_bytes, format_seconds
@@ -61,6 +61,8 @@ def _lineage(store: ArtifactStore, artifact: Artifact, tree: Tree) -> Tree:
         kind, _, rest = source["ref"].partition("/")
         try:
             _lineage(store, store.resolve(kind, rest), branch)
+        except DamagedManifest:
+            branch.label = f"{role}: {source['ref']} (damaged)"
         except UserError:
             branch.label = f"{role}: {source['ref']} (not under this root any more)"
     return tree

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import tyro
 
-from cluster.artifacts.manifest import verify
-from cluster.artifacts.store import ArtifactStore
+from cluster.artifacts.manifest import DamagedManifest, verify
+from cluster.artifacts.store import ArtifactStore, Survey
 from pipelines.inspect.format import format_bytes
 from pipelines.inspect.show import find
 from pipelines.progress import console, stage_progress
@@ -24,8 +24,8 @@ class VerifyConfig(Frozen):
 def run(config: VerifyConfig) -> int:
     """Print what is wrong, file by file; 0 if nothing is."""
     store = ArtifactStore(config.root)
-    artifacts = [find(store, reference) for reference in config.artifacts] or store.artifacts()
-    problems: list[str] = []
+    there = _named(store, config.artifacts) if config.artifacts else store.survey()
+    artifacts, problems = there.artifacts, [str(each) for each in there.damaged]
     with stage_progress("verify", total=len(artifacts), unit="artifact") as progress:
         for done, artifact in enumerate(artifacts, 1):
             problems += verify(artifact)
@@ -34,5 +34,15 @@ def run(config: VerifyConfig) -> int:
         console.print(problem, markup=False)
     total = format_bytes(sum(artifact.bytes for artifact in artifacts))
     verdict = f"{len(problems)} problems" if problems else "all as their manifests say"
-    console.print(f"{len(artifacts)} artifacts, {total}: {verdict}")
+    console.print(f"{len(artifacts) + len(there.damaged)} artifacts, {total}: {verdict}")
     return 1 if problems else 0
+
+
+def _named(store: ArtifactStore, references: tuple[str, ...]) -> Survey:
+    there = Survey([], [])
+    for reference in references:
+        try:
+            there.artifacts.append(find(store, reference))
+        except DamagedManifest as damaged:
+            there.damaged.append(damaged)
+    return there

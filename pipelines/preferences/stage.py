@@ -77,7 +77,7 @@ def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
     with draft.writing() as writing:
         write_rows(writing.path / TABLE, rows)
     artifact = draft.commit(counts=count(rows))
-    finished.delete()
+    draft.discard_work(BATCHES)
     return artifact
 
 
@@ -162,7 +162,7 @@ def sample_and_rank(
             rows = rank_batch(config, batch, completions, tokenizer)
             with (draft.folder / BATCHES).writing() as writing:
                 write_rows(writing.path / f"{batch.id}.parquet", rows)
-            draft.ledger.commit(batch.id, {"prompts": len(rows)})
+            draft.ledger.commit(batch.id, {"prompts": len(rows), "files": writing.files_below(BATCHES)})
             done += 1
             progress.update(done, responses=done * BATCH_PROMPTS * config.responses)
 

@@ -81,5 +81,5 @@ def _finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact
 
 
 def _shards(tokens: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(tokens.folder.read(SHARDS_FILE))
+    content: dict[str, Any] = json.loads(tokens.read(SHARDS_FILE))
     return content

@@ -55,7 +55,7 @@ def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int
     """The report on a finished chain."""
     by_name = {f"{artifact.kind}/{artifact.name}": artifact for artifact in artifacts}
     base = by_name["models/base"].counts
-    results = json.loads(artifacts[-1].folder.read("results.json"))
+    results = json.loads(artifacts[-1].read("results.json"))
     return Report(
         heldout_bits_per_byte=BitsPerByte(
             unigram=base["unigram_heldout_bits_per_byte"], base=base["heldout_bits_per_byte"]
@@ -162,7 +162,7 @@ def _charts(report: Report, artifacts: dict[str, Artifact]) -> list[tuple[str, s
 
 def _samples(artifacts: dict[str, Artifact]) -> list[dict[str, Any]]:
     (evaluation,) = (each for name, each in artifacts.items() if name.startswith("evaluations/"))
-    lines = evaluation.folder.read("samples.jsonl").decode().splitlines()[:_SAMPLES]
+    lines = evaluation.read("samples.jsonl").decode().splitlines()[:_SAMPLES]
     return [
         {
             "prompt": sample["prompt"],

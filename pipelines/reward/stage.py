@@ -19,7 +19,7 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
     preferences = store.resolve("preferences", config.preferences)
     check_head("model", model, "lm")
     sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
-    if sampled_from.folder.read(TOKENIZER) != model.folder.read(TOKENIZER):
+    if sampled_from.read(TOKENIZER) != model.read(TOKENIZER):
         raise UserError(
             f"{preferences.ref} holds ids of another tokenizer than that of {model.ref}; "
             "give the chat model that they were sampled from"

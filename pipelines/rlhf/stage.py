@@ -37,7 +37,7 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
     check_head("reward-model", reward_model, "scalar")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     check_context(reward_model, config.max_prompt_tokens + config.max_tokens)
-    if model.folder.read(TOKENIZER) != reward_model.folder.read(TOKENIZER):
+    if model.read(TOKENIZER) != reward_model.read(TOKENIZER):
         raise UserError(
             f"{model.ref} and {reward_model.ref} have different tokenizers; "
             "train a reward model on preferences that this chat model gave rise to"

@@ -9,6 +9,7 @@ from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from llm.text.identity import is_heldout
 
+SAMPLE_FOLDER = "sample"
 SAMPLE = pa.schema([("text", pa.string())])
 
 
@@ -33,7 +34,7 @@ class SampleWorker:
                 writer.write_table(pa.table({"text": texts}, schema=SAMPLE))
                 documents += len(texts)
                 size += sum(len(text.encode()) for text in texts)
-        return {"documents": documents, "bytes": size}
+        return {"documents": documents, "bytes": size, "files": writing.files_below(SAMPLE_FOLDER)}
 
     def _takes(self, row: dict[str, str]) -> bool:
         # The same hash that holds documents out, under a key of its own.

@@ -1,12 +1,12 @@
 """Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one task trains on it."""
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 import ray
 
+from cluster.artifacts.draft import Draft
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
@@ -19,11 +19,12 @@ from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import stage_progress
 from pipelines.tokenizer.config import TokenizerConfig
-from pipelines.tokenizer.sample_worker import SampleWorker
+from pipelines.tokenizer.sample_worker import SAMPLE_FOLDER, SampleWorker
 from pipelines.units import Unit, run_units
 
 LOGIC_VERSION = 1
-SAMPLE_FOLDER = "sample"
+TRAINED = "train"
+"""The unit of the ledger that the training is."""
 
 
 def resolve_inputs(config: TokenizerConfig, store: ArtifactStore) -> dict[str, Artifact]:
@@ -66,9 +67,10 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     )
     sampled: Counter[str] = Counter()
     for record in records.values():
-        sampled.update(record)
+        sampled.update({"documents": record["documents"], "bytes": record["bytes"]})
 
-    tokenizer = Tokenizer(train(config, started.folder))
+    sample = sorted(name for record in records.values() for name in record["files"])
+    tokenizer = Tokenizer(train(config, started, sample))
     started.write(MODEL_FILE, tokenizer.model)
     started.write(VOCABULARY_FILE, tokenizer.vocabulary().encode())
     artifact = started.commit(
@@ -79,30 +81,31 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
             "model_sha256": tokenizer.fingerprint,
         }
     )
-    (started.folder / SAMPLE_FOLDER).delete()
+    started.discard_work(SAMPLE_FOLDER)
     return artifact
 
 
-def train(config: TokenizerConfig, folder: Folder) -> bytes:
-    """Train in one Ray task on the sample; the model, or that of a run before this one."""
-    with contextlib.suppress(FileNotFoundError):
-        return folder.read(MODEL_FILE)
+def train(config: TokenizerConfig, draft: Draft, sample: list[str]) -> bytes:
+    """Train in one Ray task on the sample's files; the model, or that of a run before this one."""
+    if TRAINED in draft.ledger.done():
+        return draft.folder.read(MODEL_FILE)
     with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
         try:
-            sample = folder / SAMPLE_FOLDER
-            model: bytes = ray.get(_train.options(name="train tokenizer").remote(config, sample))
+            training = _train.options(name="train tokenizer").remote(config, draft.folder, sample)
+            model: bytes = ray.get(training)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TokenizerTrainingError):
                 raise UserError(str(error.cause)) from None
             raise
         progress.update(1)
+    draft.ledger.commit(TRAINED, {"files": {MODEL_FILE: draft.folder.write(MODEL_FILE, model)}})
     return model
 
 
 @ray.remote(num_cpus=1, max_retries=2)
-def _train(config: TokenizerConfig, sample: Folder) -> bytes:
+def _train(config: TokenizerConfig, folder: Folder, sample: list[str]) -> bytes:
     return train_tokenizer(
-        _sampled_texts(sample),
+        _sampled_texts(folder, sample),
         vocab_size=config.vocab_size,
         model_type=config.model,
         normalization=config.normalization,
@@ -110,8 +113,8 @@ def _train(config: TokenizerConfig, sample: Folder) -> bytes:
     )
 
 
-def _sampled_texts(sample: Folder) -> Iterator[str]:
-    for name in sample.files():
-        with sample.open(name) as source:
+def _sampled_texts(folder: Folder, sample: list[str]) -> Iterator[str]:
+    for name in sample:
+        with folder.open(name) as source:
             for batch in pq.ParquetFile(source).iter_batches(1024):
                 yield from batch["text"].to_pylist()

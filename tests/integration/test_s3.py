@@ -19,7 +19,7 @@ from pipelines.pretrain import stage as pretrain_stage
 from pipelines.pretrain.config import ModelOptions, PretrainConfig
 from pipelines.tokenizer import stage as tokenizer_stage
 from pipelines.tokenizer.config import TokenizerConfig
-from pipelines.tokenizer.stage import SAMPLE_FOLDER
+from pipelines.tokenizer.sample_worker import SAMPLE_FOLDER
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
 from tests.faults.s3_proxy import FaultyS3

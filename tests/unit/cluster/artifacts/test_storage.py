@@ -143,21 +143,21 @@ def test_wrong_credentials_and_missing_buckets_are_one_line(object_storage, monk
     ):
         with pytest.raises(UserError, match="no bucket 'no-such-bucket' at http://127"):
             action()
-    from cluster.artifacts import s3_storage
+    from cluster.artifacts import s3_connection
 
-    s3_storage._session_client.cache_clear()
+    s3_connection._session_client.cache_clear()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     try:
         with pytest.raises(UserError, match=r"refuses the credentials \(SignatureDoesNotMatch\)"):
             open_storage(f"s3://{BUCKET}/x").files("a")
-        s3_storage._session_client.cache_clear()
+        s3_connection._session_client.cache_clear()
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         with pytest.raises(UserError, match="no credentials"):
             open_storage(f"s3://{BUCKET}/x").files("a")
     finally:
-        s3_storage._session_client.cache_clear()
+        s3_connection._session_client.cache_clear()
 
 
 @pytest.mark.parametrize("root", ["gs://bucket/x", "s3://", "s3:///x"])

@@ -104,6 +104,33 @@ def test_of_two_drafts_the_one_begun_last_commits(store: ArtifactStore) -> None:
     assert second.commit({"by": 2}).counts == {"by": 2}
 
 
+def test_only_the_winner_writes_run_facts(store: ArtifactStore) -> None:
+    """A driver that was paused until its lease was lost leaves nothing, and changes nothing."""
+    paused, winner = begin(store, how={"workers": 1}), begin(store, how={"workers": 2})
+    assert isinstance(paused, Draft)
+    assert isinstance(winner, Draft)
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+    assert list(paused.folder.files()) == []
+    made = winner.commit({})
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+    assert made.run()["how"] == {"workers": 2}
+    assert list(made.folder.files()) == ["manifest.json", "run.json"]
+
+
+def test_a_paused_run_whose_folder_was_set_aside_says_that_it_was_taken_over(store: ArtifactStore) -> None:
+    make(store)
+    paused = begin(store, force=True)
+    assert isinstance(paused, Draft)
+    paused.write("0.txt", b"1")
+    winner = begin(store, force=True)
+    assert isinstance(winner, Draft)
+    winner.folder.delete()
+    with pytest.raises(LeaseLost):
+        paused.commit({})
+
+
 def test_a_commit_that_was_cut_short_is_finished(store: ArtifactStore, monkeypatch) -> None:
     """The process dies after the swap that decides and before the manifest is there."""
     draft = begin(store)
@@ -125,6 +152,7 @@ def test_a_commit_that_was_cut_short_is_finished(store: ArtifactStore, monkeypat
     finished = begin(store)
     assert isinstance(finished, Artifact)
     assert finished.counts == {"documents": 1}
+    assert finished.run()["seconds"] > 0
     assert list(verify(finished)) == []
     assert [name for name in finished.folder.files() if "pending" in name] == []
 
@@ -180,11 +208,14 @@ def test_verify_names_the_damaged_file(store: ArtifactStore, damage: str) -> Non
     assert f"{made.folder}/part/0.txt" in problem
 
 
-def test_a_damaged_manifest_is_one_line(store: ArtifactStore) -> None:
-    made = make(store)
+def test_a_damaged_manifest_is_one_line_and_spares_the_others(store: ArtifactStore) -> None:
+    made, other = make(store), make(store, "other")
     made.folder.write("manifest.json", b"{half")
+    there = store.survey()
+    assert there.artifacts == [other]
+    assert [damaged.ref for damaged in there.damaged] == [made.ref]
     with pytest.raises(UserError, match=r"manifest\.json is damaged; delete that file and run"):
-        store.artifacts()
+        store.resolve("corpora", "a")
 
 
 def test_fetched_files_are_the_manifests_or_refused(store: ArtifactStore) -> None:

@@ -1,0 +1,114 @@
+"""What can go of the versions under a root; nothing of one whose lease is held."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cluster.artifacts.draft import existing
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.lease import LEASES, is_held
+from cluster.artifacts.ledger import LEDGER
+from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
+from cluster.artifacts.manifest_format import parse_files
+from cluster.artifacts.store import KINDS, ArtifactStore
+
+_BETWEEN_STEPS = ("work", "sample", "batches", "ray_train", LEDGER)
+"""Folders that a stage needs until its artifact is committed."""
+_CHECKPOINTS = "checkpoints"
+_KEPT_FOLDERS = (_CHECKPOINTS, "wandb")
+_KEPT_FILES = (MANIFEST, RUN, "metrics.jsonl", "samples.jsonl", "timing.jsonl")
+"""Beside what the manifest lists, these may lie in a finished artifact's folder."""
+_IN_THE_MAKING = (".partial", ".lock")
+"""Endings of files that somebody may be writing; when they are old they are scratch."""
+
+
+@dataclass(frozen=True)
+class Litter:
+    """Files of a folder that can go, and why."""
+
+    folder: Folder
+    names: list[str]
+    bytes: int
+    reason: str
+
+
+def find_litter(store: ArtifactStore, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
+    """What can go, version by version. With `drafts`, also unfinished artifacts that nobody works on."""
+    for kind in KINDS:
+        for name in store.storage.folders(kind):
+            siblings = Folder(store.storage, f"{kind}/{name}")
+            versions = siblings.folders()
+            for version in versions:
+                if not is_held(siblings, f"{LEASES}/{version}.json"):
+                    yield from _of_version(siblings, version, keep_checkpoints, drafts)
+            yield from _dead_leases(siblings / LEASES, versions)
+
+
+def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
+    folder = siblings / version
+    sizes = folder.files()
+    try:
+        artifact = existing(folder)
+    except DamagedManifest:
+        return  # whoever makes it again goes on from what is there
+    if artifact is None:
+        if drafts:
+            yield from _found(folder, sizes, list(sizes), "unfinished")
+        return
+    between = [name for name in sizes if name.split("/")[0] in _BETWEEN_STEPS or name.endswith(".pending")]
+    yield from _found(folder, sizes, between, "work files of a finished artifact")
+    strays = [name for name in sizes if name not in between and _is_stray(artifact, name)]
+    yield from _found(folder, sizes, strays, "files that the manifest does not list")
+    for step in _superfluous_checkpoints(folder, sizes, keep_checkpoints):
+        prefix = f"{_CHECKPOINTS}/{step}/"
+        names = [name for name in sizes if name.startswith(prefix)]
+        yield from _found(folder, sizes, names, "old or damaged checkpoint")
+    replaced = siblings / f".replaced-{version}"
+    yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+
+
+def _is_stray(artifact: Artifact, name: str) -> bool:
+    """Whether it is the output of a unit that was planned otherwise once, or the like."""
+    first = name.split("/")[0]
+    return not (
+        name in artifact.files
+        or name in _KEPT_FILES
+        or first in _KEPT_FOLDERS
+        or first.startswith(".")
+        or name.endswith(_IN_THE_MAKING)
+    )
+
+
+def _superfluous_checkpoints(folder: Folder, sizes: dict[str, int], keep: int) -> list[str]:
+    """All but the newest `keep` that are whole; none if there should be one that is whole, and is not."""
+    start = f"{_CHECKPOINTS}/step-"
+    steps = sorted({name.split("/")[1] for name in sizes if name.startswith(start)}, reverse=True)
+    kept: list[str] = []
+    for step in steps:
+        if len(kept) < keep and _is_whole(folder, f"{_CHECKPOINTS}/{step}", sizes):
+            kept.append(step)
+    if keep and not kept:
+        return []
+    return [step for step in steps if step not in kept]
+
+
+def _is_whole(folder: Folder, checkpoint: str, sizes: dict[str, int]) -> bool:
+    """Whether its manifest can be read and all its files are as long as that says."""
+    try:
+        files = parse_files(folder.read(f"{checkpoint}/{MANIFEST}"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return all(sizes.get(f"{checkpoint}/{name}") == entry["bytes"] for name, entry in files.items())
+
+
+def _dead_leases(leases: Folder, versions: list[str]) -> Iterator[Litter]:
+    """Leases of versions that are gone. That of a version that is there may be taken at any moment."""
+    sizes = leases.files()
+    gone = [
+        name for name in sizes if name.removesuffix(".json") not in versions and not is_held(leases, name)
+    ]
+    yield from _found(leases, sizes, gone, "leases of versions that were removed")
+
+
+def _found(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Iterator[Litter]:
+    if names:
+        yield Litter(folder, names, sum(sizes[name] for name in names), reason)
