@@ -7,6 +7,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.one_process import run_in_one_process
 from llm.tokenizer.load import load_tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head
@@ -60,8 +61,6 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     prompts = load_heldout_prompts(config, inputs) if "corpus" in inputs else []
 
     # torch and Ray take seconds to import, and there was nothing to do until here.
-    import ray
-
     from pipelines.evaluate.answers import Answer, answers_of
     from pipelines.evaluate.heldout_text import heldout_bits_per_byte
     from pipelines.evaluate.results import side_by_side, summarise
@@ -75,10 +74,16 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
                 answers[role] = answers_of(inputs[role], prompts, config, cluster)
             if "tokens" in inputs:
                 cpus = cluster.share(1, use_gpus=False).cpus
-                scoring = heldout_bits_per_byte.options(num_cpus=cpus).remote(
-                    inputs[role], inputs["tokens"], config.windows, config.threads or max(1, int(cpus))
+                bits[role] = run_in_one_process(
+                    heldout_bits_per_byte,
+                    inputs[role],
+                    inputs["tokens"],
+                    config.windows,
+                    config.threads or max(1, int(cpus)),
+                    cpus=cpus,
+                    what=f"{config.name}: bits per byte of {inputs[role].ref}",
+                    less_memory="run on a node with more memory",
                 )
-                bits[role] = ray.get(scoring)
             progress.update(done)
     results: dict[str, Any] = {
         "models": {role: inputs[role].ref for role in roles},

@@ -1,4 +1,4 @@
-"""Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one task trains on it."""
+"""Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one process trains on it."""
 
 import contextlib
 from collections import Counter
@@ -12,6 +12,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.one_process import run_in_one_process
 from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, Tokenizer
 from llm.tokenizer.special import MIN_VOCAB_SIZE
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
@@ -84,13 +85,19 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
 
 
 def train(config: TokenizerConfig, folder: Folder) -> bytes:
-    """Train in one Ray task on the sample; the model, or that of a run before this one."""
+    """Train in one process on the sample; the model, or that of a run before this one."""
     with contextlib.suppress(FileNotFoundError):
         return folder.read(MODEL_FILE)
     with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
         try:
-            sample = folder / SAMPLE_FOLDER
-            model: bytes = ray.get(_train.options(name="train tokenizer").remote(config, sample))
+            model: bytes = run_in_one_process(
+                _train,
+                config,
+                folder / SAMPLE_FOLDER,
+                cpus=1,
+                what=f"{config.name}: train",
+                less_memory=f"lower --sample-bytes {config.sample_bytes}",
+            )
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TokenizerTrainingError):
                 raise UserError(str(error.cause)) from None
@@ -99,7 +106,6 @@ def train(config: TokenizerConfig, folder: Folder) -> bytes:
     return model
 
 
-@ray.remote(num_cpus=1, max_retries=2)
 def _train(config: TokenizerConfig, sample: Folder) -> bytes:
     return train_tokenizer(
         _sampled_texts(sample),
