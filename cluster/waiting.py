@@ -1,8 +1,7 @@
 """Say so when a busy cluster makes us wait: Ray schedules, and says nothing while it waits.
 
 Nothing is held back here: what was asked for is in Ray's queue all the while, where an autoscaler sees it.
-One thread looks on for the whole of a command, and so covers whatever actors and placement groups a stage asks
-for.
+One thread looks on for the whole of a command, and so covers all actors and placement groups of a stage.
 """
 
 import threading

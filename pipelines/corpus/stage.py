@@ -8,8 +8,9 @@ Each step is one Ray Data map whose units are committed to the ledger; a run tha
 The result is the same, byte for byte, for any number of workers.
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,12 @@ from pipelines.corpus.inputs import (
 )
 from pipelines.corpus.read_worker import ReadWorker
 from pipelines.corpus.tables import REMOVED, concatenate
-from pipelines.corpus.work_files import WORK
+from pipelines.corpus.work_files import WORK, removed_file
 from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 REMOVED_FILE = "removed.parquet"
 
 RANGE_BYTES = 4 * 2**30
@@ -73,14 +74,21 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
         return started
 
     cluster.connect()
-    make_parts(config, started, files, units)
-    artifact = started.commit(counts=finish(config, started))
+    written = make_parts(config, started, files, units)
+    artifact = started.commit(counts=finish(config, started, written))
     (started.folder / WORK).delete()
     return artifact
 
 
-def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]) -> None:
-    """Run the three steps."""
+def make_parts(
+    config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]
+) -> dict[str, dict[str, Any]]:
+    """Run the three steps; returns what the last one recorded, by the number of the unit.
+
+    Which documents are duplicates depends on which units could be read. So the later steps' units carry a
+    digest of that in their ids: where units failed and were left out, and a later run can read them, what
+    had been done without them does not count.
+    """
     work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
@@ -96,36 +104,38 @@ def make_parts(config: CorpusConfig, draft: Draft, files: Sequence[Source], unit
     }
     was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
-    by_range = [Unit(f"dedup-{number:05d}", {"range": number}) for number in range(ranges)]
     numbers = [unit.removeprefix("read-") for unit in was_read]
-    dedup = {"work": work, "units": numbers}
+    units_read = hashlib.sha256("\n".join(numbers).encode()).hexdigest()[:8]
+    by_range = [Unit(f"dedup-{number:05d}-{units_read}", {"range": number}) for number in range(ranges)]
+    dedup = {"work": work, "units": numbers, "units_read": units_read}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
-    parts = [Unit(f"write-{number}", {}) for number in numbers]
+    parts = {f"write-{number}-{units_read}": number for number in numbers}
     write = {
         "target": draft.folder,
         "work": work,
         "ranges": ranges,
+        "units_read": units_read,
         "conversations": config.holds_conversations,
         "row_group_bytes": row_group_bytes,
     }
-    run_units(parts, WriteWorker, write, title=f"{config.name}: write", **pool)
+    to_write = [Unit(id, {"unit": number}) for id, number in parts.items()]
+    records = run_units(to_write, WriteWorker, write, title=f"{config.name}: write", **pool)
+    return {parts[id]: record for id, record in records.items()}
 
 
-def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
+def finish(config: CorpusConfig, draft: Draft, written: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Gather what was removed, and count."""
-    work = draft.folder / WORK
     with draft.writing() as writing:
         removed = writing.path / REMOVED_FILE
-        concatenate(_opened(work / "removed"), removed, REMOVED)
+        concatenate(_removed(draft.folder / WORK, written), removed, REMOVED)
         reasons = _reasons(removed)
     counts: Counter[str] = Counter(
         dict.fromkeys(("train_documents", "heldout_documents", "train_bytes", "heldout_bytes"), 0)
     )
-    for unit, record in draft.ledger.done().items():
-        if unit.startswith("write-"):
-            draft.include(record["files"])
-            counts.update(record["counts"])
+    for record in written.values():
+        draft.include(record["files"])
+        counts.update(record["counts"])
     if counts["train_documents"] + counts["heldout_documents"] == 0:
         raise UserError(
             f"no document is left: all were removed, see {draft.folder}/{REMOVED_FILE} for the reasons"
@@ -139,11 +149,13 @@ def finish(config: CorpusConfig, draft: Draft) -> dict[str, Any]:
     }
 
 
-def _opened(folder: Folder) -> Iterator[pa.NativeFile]:
-    """Each file of a folder, open, one at a time."""
-    for name in folder.files():
-        with folder.open(name) as source:
-            yield source
+def _removed(work: Folder, units: Iterable[str]) -> Iterator[pa.NativeFile]:
+    """Each file of what was removed from `units`, open, one at a time; some have none."""
+    there = work.files()
+    for name in (removed_file(unit, step) for unit in units for step in ("read", "write")):
+        if name in there:
+            with work.open(name) as source:
+                yield source
 
 
 def _reasons(removed: Path) -> dict[str, int]:
