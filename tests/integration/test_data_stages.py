@@ -179,7 +179,7 @@ def test_a_killed_stage_does_only_what_is_missing(built, sources, tmp_path, monk
 
     def remember_draft(config, draft, *rest):
         drafts.append(draft)
-        make_parts(config, draft, *rest)
+        return make_parts(config, draft, *rest)
 
     monkeypatch.setattr(corpus_stage, "run_units", run_some)
     monkeypatch.setattr(corpus_stage, "make_parts", remember_draft)
@@ -325,6 +325,8 @@ def test_units_are_tried_a_finite_number_of_times(draft, tmp_path):
         "bad-0", "good-0", "never-0", "never-1", "never-2", "once-0", "once-1",
     ]  # fmt: skip
     assert draft.ledger.attempts(draft.run_id) == {"bad": 1, "good": 1, "never": 3, "once": 2}
+    facts = draft.facts["units"]["faults"]
+    assert (facts["done"], facts["retried"], facts["failed"]) == (2, 3, 2)
 
     allowed = UnitsConfig(workers=2, max_failed_units=1)
     records = run_units(
