@@ -22,7 +22,7 @@ console = Console(highlight=False, soft_wrap=True)
 class StageProgress:
     """How far a stage is, with fields such as ``loss`` or ``tokens_per_s`` beside it, and the time left.
 
-    The time left goes by the pace since the first update: what an earlier run has done took no time of this one.
+    The time left goes by the pace since the first update: what was done before then says nothing of it.
     """
 
     def __init__(self, stage: str, total: int, unit: str, live: Progress | None) -> None:

@@ -14,6 +14,7 @@ from pipelines.check_model import check_context, check_head
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
+from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, check_conversations, load_prompts
 
 LOGIC_VERSION = 2
@@ -68,10 +69,21 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     roles = [role for role in ("model", "baseline") if role in inputs]
     answers: dict[str, list[Answer]] = {}
     bits: dict[str, float] = {}
-    with stage_progress("evaluate", len(roles), "model") as progress:
+    to_answer = len(roles) * len(prompts)
+    cluster.connect()
+    with (
+        stage_progress("evaluate", to_answer or len(roles), "prompt" if prompts else "model") as progress,
+        PromptMeter("evaluate", draft, to_answer) as meter,
+    ):
+        progress.update(0)
+
+        def answered(some: int, tokens: int) -> None:
+            meter.answered(some, tokens)
+            progress.update(meter.count, **meter.rate())
+
         for done, role in enumerate(roles, start=1):
-            if "corpus" in inputs:
-                answers[role] = answers_of(inputs[role], prompts, config, cluster)
+            if prompts:
+                answers[role] = answers_of(inputs[role], prompts, config, cluster, answered)
             if "tokens" in inputs:
                 cpus = cluster.share(1, use_gpus=False).cpus
                 bits[role] = run_in_one_process(
@@ -84,7 +96,10 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
                     what=f"{config.name}: bits per byte of {inputs[role].ref}",
                     less_memory="run on a node with more memory",
                 )
-            progress.update(done)
+            if not prompts:
+                progress.update(done)
+        if prompts:
+            draft.note(prompts=meter.summary())
     results: dict[str, Any] = {
         "models": {role: inputs[role].ref for role in roles},
         "bits_per_byte": bits.get("model"),
