@@ -19,7 +19,9 @@ from cluster.auth import (
     token_path,
 )
 from cluster.errors import UserError
+from cluster.one_process import node_memory
 from cluster.placement import Node, Share, share
+from cluster.waiting import Watch
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
 _MINIMUM_CPUS = 2
@@ -28,13 +30,15 @@ _MINIMUM_CPUS = 2
 class Cluster:
     """The Ray cluster that stages run on. It is joined or started when the first stage has work to do.
 
-    A stage whose artifact exists never connects, so that it answers at once.
+    A stage whose artifact exists never connects, so that it answers at once. While a command is connected,
+    `announce` is told what it waits for where others have taken the cluster.
     """
 
     def __init__(self, address: str | None = None, announce: Callable[[str], None] | None = None) -> None:
         self._address = address
         self._announce = announce
         self._connected = False
+        self._watch: Watch | None = None
         self.joined = False
         """True if the cluster ran before this command and goes on after it."""
 
@@ -66,10 +70,18 @@ class Cluster:
         self._connected = True
         if self._announce is not None:
             self._announce(self.describe())
+            self._watch = Watch(self._announce)
         return self
+
+    def stop_watching(self) -> None:
+        """Say no more of what is waited for."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
 
     def close(self) -> None:
         """Leave the cluster; one that was started here stops."""
+        self.stop_watching()
         if self._connected:
             import ray
 
@@ -124,7 +136,8 @@ class Cluster:
 
 @contextmanager
 def connect(address: str | None = None, announce: Callable[[str], None] | None = None) -> Iterator[Cluster]:
-    """A cluster for the length of the block; `announce` is told once, when it is joined or started.
+    """A cluster for the length of the block; `announce` is told when it is joined or started, and when it is
+    so busy that this command has to wait.
 
     When the block is interrupted, the process is about to end and Ray ends with it. Leaving first would take
     seconds that a job which is stopped does not have, and Ray ends a process with exit code 1, and without a
@@ -134,6 +147,7 @@ def connect(address: str | None = None, announce: Callable[[str], None] | None =
     try:
         yield cluster
     except (KeyboardInterrupt, SystemExit):
+        cluster.stop_watching()
         raise
     except BaseException as error:
         traceback.clear_frames(error.__traceback__)  # They hold what still runs on Ray, such as an iterator.
@@ -212,8 +226,19 @@ def _own_sigterm_handler() -> Iterator[None]:
 
 def _lost_process(error: BaseException) -> str | None:
     """What died, if an error says that a process or a node of the cluster did, which is nobody's bug."""
-    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+    from ray.exceptions import (
+        NodeDiedError,
+        ObjectLostError,
+        OutOfMemoryError,
+        RayActorError,
+        WorkerCrashedError,
+    )
 
+    if isinstance(error, OutOfMemoryError):
+        return (
+            f"a process was killed because its node ran out of memory{node_memory(error)}; have fewer "
+            "of them (--workers, --engines, --replicas) or smaller ones (--max-batch, --micro-batch)"
+        )
     lost = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError)
     return f"a process on the cluster was lost: {_first_line(error)}" if isinstance(error, lost) else None
 

@@ -21,7 +21,6 @@ from cluster.errors import UserError
 from cluster.head import running_head
 
 _QUICKSTART_MEMORY = 8 * 2**30
-_QUICKSTART_DISK = 2 * 2**30
 _OURS = ("llm", "pipelines", "cluster")
 _PORTS = {6379: "Ray clusters", 8265: "Ray's dashboard and jobs", 8000: "`manta serve`"}
 
@@ -34,8 +33,8 @@ class Finding:
     text: str
 
 
-def machine(root: str) -> Iterator[Finding]:
-    """CPUs, memory, disk and GPUs."""
+def machine() -> Iterator[Finding]:
+    """CPUs, memory and GPUs."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Finding("ok" if cpus >= 2 else "warn", f"{cpus} CPUs (the quickstart is measured on 2)")
     total, free = psutil.virtual_memory().total, psutil.virtual_memory().available
@@ -43,16 +42,6 @@ def machine(root: str) -> Iterator[Finding]:
         "ok" if total >= _QUICKSTART_MEMORY * 0.95 else "warn",
         f"{total / 2**30:.1f} GiB of memory, {free / 2**30:.1f} free (the quickstart wants 8)",
     )
-    folder = Path(root).expanduser().absolute()
-    while not folder.exists():
-        folder = folder.parent
-    disk = shutil.disk_usage(folder)
-    yield Finding(
-        "ok" if disk.free >= _QUICKSTART_DISK else "bad",
-        f"{disk.free / 2**30:.1f} GiB free on the disk of {root} (the quickstart writes less than 1)",
-    )
-    if not os.access(folder, os.W_OK):
-        yield Finding("bad", f"{folder} is not writable: choose another --root")
     shared = Path("/dev/shm")
     if shared.exists() and shutil.disk_usage(shared).total < 2**30:
         yield Finding(

@@ -14,7 +14,13 @@ from cluster.metrics import METRICS, Metric, groups
 
 DASHBOARD = Path(__file__).resolve().parents[1] / "infra" / "grafana" / "manta.json"
 
-TITLES = {"units": "Data: units of work", "training": "Training", "rlhf": "RLHF", "serving": "Serving"}
+TITLES = {
+    "units": "Data: units of work",
+    "training": "Training",
+    "prompts": "Preferences and evaluation",
+    "rlhf": "RLHF",
+    "serving": "Serving",
+}
 FILTERS = {"work": "Work", "run": "Run", "model": "Model"}
 """Labels that the reader of the dashboard chooses by, and what the choices are called."""
 

@@ -50,6 +50,7 @@ class Metric:
 
 _unit = partial(Metric, "units", labels=("work",))
 _training = partial(Metric, "training", kind="gauge", labels=RUN)
+_prompts = partial(Metric, "prompts", labels=RUN)
 _rlhf = partial(Metric, "rlhf", kind="gauge", labels=RUN)
 _serving = partial(Metric, "serving", labels=("model",))
 
@@ -136,6 +137,21 @@ TRAINING = (
         help="How long the last checkpoint held up training",
         panel="Checkpoint",
     ),
+)
+
+PROMPTS = (
+    _prompts(
+        "answered", "counter", "prompts", "Prompts that a model has answered, with all responses", "Prompts"
+    ),
+    _prompts("tokens", "counter", "tokens", "Tokens of these responses", "Tokens"),
+    _prompts(
+        "tokens_per_s",
+        "gauge",
+        "tokens/s",
+        "The same per second since this command began",
+        "Tokens per second",
+    ),
+    _prompts("remaining", "gauge", "prompts", "Prompts still to be answered", "Prompts remaining"),
 )
 
 RLHF = (
@@ -227,7 +243,7 @@ SERVING = (
     _serving("waiting", "gauge", "sequences", "Sequences in the queue", "Sequences", combine="sum"),
 )
 
-METRICS: tuple[Metric, ...] = (*UNITS, *TRAINING, *RLHF, *SERVING)
+METRICS: tuple[Metric, ...] = (*UNITS, *TRAINING, *PROMPTS, *RLHF, *SERVING)
 
 
 def declared(group: str) -> dict[str, Metric]:

@@ -1,12 +1,12 @@
 """Where a run's metrics go besides its own files: to wandb and to Ray's Prometheus endpoint. Driver side."""
 
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from cluster.artifacts.workspace import Workspace
 from cluster.prometheus import Emitter
 from pipelines.wandb_config import WandbConfig
-from pipelines.wandb_run import WandbRun, run_name
+from pipelines.wandb_run import WandbRun, publish_offline_runs, run_name
 
 
 class RunMetrics:
@@ -14,11 +14,14 @@ class RunMetrics:
 
     group: of `cluster.metrics`. What it does not declare goes to wandb alone.
     version: of the artifact that is made.
-    folder: gets what wandb writes down offline.
+    workspace: gets what wandb writes down offline.
     """
 
-    def __init__(self, group: str, config: WandbConfig, stage: str, version: str, folder: Path) -> None:
-        self._wandb = WandbRun(config, stage, version, folder)
+    def __init__(
+        self, group: str, config: WandbConfig, stage: str, version: str, workspace: Workspace
+    ) -> None:
+        self._workspace = workspace
+        self._wandb = WandbRun(config, stage, version, workspace.path)
         self._emitter = Emitter(group, {"stage": stage, "run": run_name(config, version)})
 
     def log(self, record: dict[str, Any]) -> None:
@@ -39,3 +42,5 @@ class RunMetrics:
     ) -> None:
         self._emitter.close()
         self._wandb.finish(succeeded=error is None)
+        if error is None or isinstance(error, Exception):  # not on Ctrl-C, which does not wait
+            publish_offline_runs(self._workspace)

@@ -111,7 +111,7 @@ def run_training(
     fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
     with (
         stage_progress(stage, steps, "step") as progress,
-        RunMetrics("training", config, stage, draft.version, draft.workspace.path) as run_metrics,
+        RunMetrics("training", config, stage, draft.version, draft.workspace) as run_metrics,
     ):
         fit.start()
         latest: dict[str, Any] = {}

@@ -76,12 +76,14 @@ def run_units(
                 else:
                     meter.done([status.unit])
                     finished += 1
-                    progress.update(finished)
+                    progress.update(finished, **meter.rate())
             done = ledger.done()
             run.count_deaths(unit.id for unit in missing if unit.id not in done)
             meter.done(done)
         failed = {unit.id: run.error(unit.id) for unit in units if unit.id not in done}
         meter.failed(len(failed))
+        if missing_at_first:
+            draft.note(units={**draft.facts.get("units", {}), title: meter.summary()})
     _report(title, failed, len(units), draft, config.max_failed_units)
     return {unit.id: done[unit.id] for unit in units if unit.id in done}
 

@@ -1,13 +1,17 @@
 """Weights & Biases, from the driver: the workers' loop neither waits for it nor knows of it.
 
-Without WANDB_API_KEY or WANDB_MODE nothing leaves this machine: the run is written below the artifact's
-folder, and `wandb sync` uploads it whenever the user likes.
+Without WANDB_API_KEY or WANDB_MODE nothing goes to wandb: the run is written below the artifact's folder, and
+`wandb sync` uploads it whenever the user likes. Commands that went on where another was killed have a folder
+each; synced in their order they are one run.
 """
 
 import os
 from pathlib import Path
 from typing import Any
 
+from cluster.artifacts.workspace import Workspace
+from cluster.errors import UserError
+from pipelines.progress import console
 from pipelines.wandb_config import WandbConfig
 
 
@@ -55,7 +59,8 @@ class WandbRun:
             project=self._config.wandb_project,
             name=run_name(self._config, self._version),
             id=self._version,
-            resume="allow" if self._mode == "online" else None,
+            # Offline it is kept for `wandb sync`, which then appends what a command wrote that went on here.
+            resume="allow",
             job_type=self._stage,
             dir=self._folder,
             mode=self._mode,
@@ -71,6 +76,21 @@ class WandbRun:
         """Write what is pending and end the run."""
         if self._run is not None:
             self._run.finish(exit_code=0 if succeeded else 1)
+
+
+def publish_offline_runs(workspace: Workspace) -> None:
+    """Put what offline runs wrote on this machine beside the artifact, where that is in object storage.
+
+    It is no part of the artifact: what goes wrong is said, and ends nothing.
+    """
+    if workspace.folder.local is not None:
+        return
+    here = workspace.path
+    files = [path for path in here.glob("wandb/offline-run-*/**/*") if path.is_file()]
+    try:
+        workspace.publish([path.relative_to(here).as_posix() for path in sorted(files)])
+    except (OSError, UserError) as error:
+        console.print(f"wandb's offline run stays on this machine, in {here}/wandb: {error}", markup=False)
 
 
 def _mode(choice: str) -> Any:

@@ -66,6 +66,8 @@ class S3Storage:
     endpoint: str | None = None
     """None: that of the profile, if it has one, else AWS itself."""
     region: str | None = None
+    patience_seconds: float | None = None
+    """How long an outage may last; None: `GIVE_UP_SECONDS`."""
 
     @classmethod
     def from_environment(cls, bucket: str, prefix: str) -> "S3Storage":
@@ -208,7 +210,8 @@ class S3Storage:
 
         Raises FileNotFoundError if the object is missing, StorageError for all that a person must mend.
         """
-        deadline, attempt = time.monotonic() + GIVE_UP_SECONDS, 0
+        patience = GIVE_UP_SECONDS if self.patience_seconds is None else self.patience_seconds
+        deadline, attempt = time.monotonic() + patience, 0
         while True:
             try:
                 return action(client(self.endpoint, self.region))
@@ -218,7 +221,7 @@ class S3Storage:
                     raise self._explained(key, cause) from error
                 if time.monotonic() > deadline:
                     raise StorageError(
-                        f"{self.uri}/{key}: {self._where()} has not answered for {GIVE_UP_SECONDS:.0f} s "
+                        f"{self.uri}/{key}: {self._where()} has not answered for {patience:.0f} s "
                         f"({_name(cause)}); run again when it does: finished work is kept"
                     ) from error
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt)))

@@ -17,17 +17,26 @@ class FunctionPair:
     """The rest of the body, indented as a body is, without trailing white space."""
 
 
+class UnparsableError(ValueError):
+    """This Python cannot parse the source; `line` is where it gave up, if it says so."""
+
+    def __init__(self, message: str, line: int | None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
 def python_functions(source: str) -> Iterator[FunctionPair]:
     """Every function of `source` that has a docstring and a body beyond it, nested ones too, in order.
 
-    Yields nothing for a source that this Python cannot parse.
+    Raises:
+        UnparsableError: it is not the source code of this version of Python.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
-        return
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise UnparsableError(str(error), getattr(error, "lineno", None)) from error
     lines = source.split("\n")
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -19,8 +19,8 @@ DUPLICATES = pa.schema([("unit", pa.int32()), ("row", pa.int64())])
 class DedupWorker:
     """Runs in an actor; holds the ids of one range in memory: 28 bytes a document."""
 
-    def __init__(self, work: Folder, units: Sequence[str]) -> None:
-        self._work, self._units = work, units
+    def __init__(self, work: Folder, units: Sequence[str], units_read: str) -> None:
+        self._work, self._units, self._units_read = work, units, units_read
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         hash_range: int = payload["range"]
@@ -32,8 +32,8 @@ class DedupWorker:
 
         arrays = [pa.array(units[is_duplicate]), pa.array(rows[is_duplicate])]
         with self._work.writing() as writing:
-            path = writing.path / duplicates_file(hash_range)
-            path.parent.mkdir()
+            path = writing.path / duplicates_file(hash_range, self._units_read)
+            path.parent.mkdir(parents=True)
             with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, DUPLICATES) as writer:
                 writer.write_batch(pa.record_batch(arrays, schema=DUPLICATES))
         return {"duplicates": int(is_duplicate.sum()), "files": writing.files_below(WORK)}

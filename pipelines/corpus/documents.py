@@ -7,7 +7,7 @@ from typing import Any
 
 from llm.text.identity import content_id, is_heldout
 from llm.text.normalise import normalise
-from llm.text.python_functions import python_functions
+from llm.text.python_functions import UnparsableError, python_functions
 from llm.text.readers import Located, ReadError, read_bytes, read_jsonl, read_parquet
 from llm.text.source import Source
 from llm.tokenizer.chat import ROLE_IDS
@@ -119,7 +119,13 @@ def _functions(file: Source, piece: dict[str, Any], config: CorpusConfig) -> Ite
     columns = ["id", "text", "source", "split"]
     for located in read_parquet(file, columns, piece["first"], piece["last"]):
         document = located.record
-        for pair in python_functions(document["text"]):
+        try:
+            pairs = list(python_functions(document["text"]))
+        except UnparsableError as error:
+            line = None if error.line is None else float(error.line)
+            yield Removed(document["id"], document["source"], "unparsable", line)
+            continue
+        for pair in pairs:
             messages = [
                 {"role": "user", "content": pair.prompt},
                 {"role": "assistant", "content": pair.response},

@@ -41,7 +41,7 @@ from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 REMOVED_FILE = "removed.parquet"
 
 RANGE_BYTES = 4 * 2**30
@@ -83,7 +83,12 @@ def run(config: CorpusConfig, cluster: Cluster) -> Artifact:
 def make_parts(
     config: CorpusConfig, draft: Draft, files: Sequence[Source], units: list[Unit]
 ) -> dict[str, dict[str, Any]]:
-    """Run the three steps; the records of what was read and written."""
+    """Run the three steps; the records of what was read and written.
+
+    Which documents are duplicates depends on which units could be read. So the later steps' units carry a
+    digest of that in their ids: where units failed and were left out, and a later run can read them, what
+    had been done without them does not count.
+    """
     work = draft.folder / WORK
     total_bytes = sum(_piece_bytes(unit) for unit in units)
     ranges = total_bytes // RANGE_BYTES + 1
@@ -100,15 +105,14 @@ def make_parts(
     was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
     numbers = [unit.removeprefix("read-") for unit in was_read]
-    # A unit that failed in an earlier run may be read in this one, and what is a duplicate depends on all.
-    among = hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:8]
-    by_range = [Unit(f"dedup-{among}-{number:05d}", {"range": number}) for number in range(ranges)]
-    dedup = {"work": work, "units": numbers}
+    units_read = hashlib.sha256("\n".join(numbers).encode()).hexdigest()[:8]
+    by_range = [Unit(f"dedup-{units_read}-{number:05d}", {"range": number}) for number in range(ranges)]
+    dedup = {"work": work, "units": numbers, "units_read": units_read}
     run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
 
     parts = [
         Unit(
-            f"write-{among}-{number}",
+            f"write-{units_read}-{number}",
             {"unit": number, "documents": was_read[f"read-{number}"]["documents"]},
         )
         for number in numbers
@@ -117,6 +121,7 @@ def make_parts(
         "target": draft.folder,
         "work": work,
         "ranges": ranges,
+        "units_read": units_read,
         "conversations": config.holds_conversations,
         "row_group_bytes": row_group_bytes,
     }

@@ -19,6 +19,6 @@ def removed_file(unit: str, step: str) -> str:
     return f"{REMOVED_FOLDER}/{unit}-{step}.parquet"
 
 
-def duplicates_file(hash_range: int) -> str:
-    """Arrow: (unit, row) of each duplicate of the hash range, sorted."""
-    return f"duplicates/{hash_range:05d}.arrow"
+def duplicates_file(hash_range: int, units_read: str) -> str:
+    """Arrow: (unit, row) of each duplicate of the hash range, sorted; `units_read` says among which units."""
+    return f"duplicates/{units_read}/{hash_range:05d}.arrow"

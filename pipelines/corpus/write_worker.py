@@ -12,12 +12,19 @@ from pipelines.corpus.work_files import WORK, documents_file, duplicates_file, r
 
 
 class WriteWorker:
-    """Runs in an actor; a unit's record counts the documents and bytes of each split."""
+    """Runs in an actor; a record has the files of the unit, and the documents and bytes of each split."""
 
     def __init__(
-        self, target: Folder, work: Folder, ranges: int, conversations: bool, row_group_bytes: int
+        self,
+        target: Folder,
+        work: Folder,
+        ranges: int,
+        units_read: str,
+        conversations: bool,
+        row_group_bytes: int,
     ) -> None:
-        self._target, self._work, self._ranges = target, work, ranges
+        self._target, self._work = target, work
+        self._ranges, self._units_read = ranges, units_read
         self._schema, self._row_group_bytes = schema(conversations), row_group_bytes
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +57,7 @@ class WriteWorker:
         """Rows of the unit to leave out."""
         rows: set[int] = set()
         for hash_range in range(self._ranges):
-            with self._work.open(duplicates_file(hash_range)) as source:
+            with self._work.open(duplicates_file(hash_range, self._units_read)) as source:
                 batch = pa.ipc.open_file(source).get_batch(0)
                 rows.update(batch["row"].to_numpy()[batch["unit"].to_numpy() == unit].tolist())
         return rows

@@ -1,6 +1,6 @@
 """Answers of one model to held-out prompts, as the simulated reviewer sees them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cluster.artifacts.manifest import Artifact
@@ -25,31 +25,43 @@ class Answer:
 
 
 def answers_of(
-    model: Artifact, prompts: Sequence[Prompt], config: EvaluateConfig, cluster: Cluster
+    model: Artifact,
+    prompts: Sequence[Prompt],
+    config: EvaluateConfig,
+    cluster: Cluster,
+    answered: Callable[[int, int], None],
 ) -> list[Answer]:
-    """One answer a prompt, in their order. The seed is the prompt's: two models get the same."""
+    """One answer a prompt, in their order. The seed is the prompt's: two models get the same.
+
+    answered: is told of more and more (prompts, tokens of their answers).
+    """
     requests = [
         chat_request(
             prompt, 0, max_tokens=config.max_tokens, temperature=config.temperature, seed=config.seed
         )
         for prompt in prompts
     ]
-    share = -(-len(requests) // config.engines)
+    # An engine works best on many requests at once, and is heard of when it has finished a batch of them.
+    share = min(-(-len(requests) // config.engines), 4 * config.max_batch)
     batches = [requests[start : start + share] for start in range(0, len(requests), share)]
+    count = min(config.engines, len(batches))
     with EnginePool(
-        len(batches),
+        count,
         model,
-        share=cluster.share(len(batches)),
+        share=cluster.share(count),
         max_batch=config.max_batch,
         max_seq_len=config.max_prompt_tokens + config.max_tokens,
         threads=config.threads,
     ) as engines:
-        finished = dict(engines.generate(batches))
-    completions = [completion for index in range(len(batches)) for completion in finished[index]]
+        finished = {}
+        for index, completions in engines.generate(batches):
+            finished[index] = completions
+            answered(len(completions), sum(len(each.response_ids) for each in completions))
+    in_order = [completion for index in range(len(batches)) for completion in finished[index]]
 
     tokenizer = load_tokenizer(model.fetch(TOKENIZER))
     answers = []
-    for prompt, completion in zip(prompts, completions, strict=True):
+    for prompt, completion in zip(prompts, in_order, strict=True):
         text = tokenizer.decode(completion.response_ids)
         grade = grade_response(prompt.text, text, completion.finish_reason == "stop")
         answers.append(Answer(text, len(completion.response_ids), grade))

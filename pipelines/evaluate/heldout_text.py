@@ -1,6 +1,5 @@
-"""Bits per byte of held-out text, computed where Ray has room."""
+"""Bits per byte of held-out text."""
 
-import ray
 import torch
 
 from cluster.artifacts.manifest import Artifact
@@ -12,7 +11,6 @@ from llm.models.load import load_model
 WINDOWS_AT_A_TIME = 16
 
 
-@ray.remote
 def heldout_bits_per_byte(model: Artifact, tokens: Artifact, windows: int, threads: int) -> float:
     """Of the model on `windows` windows of the held-out split, as long as the model takes."""
     torch.set_num_threads(threads)

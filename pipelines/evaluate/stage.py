@@ -7,12 +7,14 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.one_process import run_in_one_process
 from llm.tokenizer.load import load_tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
+from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, check_conversations, load_prompts
 
 LOGIC_VERSION = 2
@@ -60,8 +62,6 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     prompts = load_heldout_prompts(config, inputs) if "corpus" in inputs else []
 
     # torch and Ray take seconds to import, and there was nothing to do until here.
-    import ray
-
     from pipelines.evaluate.answers import Answer, answers_of
     from pipelines.evaluate.heldout_text import heldout_bits_per_byte
     from pipelines.evaluate.results import side_by_side, summarise
@@ -69,17 +69,37 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     roles = [role for role in ("model", "baseline") if role in inputs]
     answers: dict[str, list[Answer]] = {}
     bits: dict[str, float] = {}
-    with stage_progress("evaluate", len(roles), "model") as progress:
+    to_answer = len(roles) * len(prompts)
+    cluster.connect()
+    with (
+        stage_progress("evaluate", to_answer or len(roles), "prompt" if prompts else "model") as progress,
+        PromptMeter("evaluate", draft, to_answer) as meter,
+    ):
+        progress.update(0)
+
+        def answered(some: int, tokens: int) -> None:
+            meter.answered(some, tokens)
+            progress.update(meter.count, **meter.rate())
+
         for done, role in enumerate(roles, start=1):
-            if "corpus" in inputs:
-                answers[role] = answers_of(inputs[role], prompts, config, cluster)
+            if prompts:
+                answers[role] = answers_of(inputs[role], prompts, config, cluster, answered)
             if "tokens" in inputs:
                 cpus = cluster.share(1, use_gpus=False).cpus
-                scoring = heldout_bits_per_byte.options(num_cpus=cpus).remote(
-                    inputs[role], inputs["tokens"], config.windows, config.threads or max(1, int(cpus))
+                bits[role] = run_in_one_process(
+                    heldout_bits_per_byte,
+                    inputs[role],
+                    inputs["tokens"],
+                    config.windows,
+                    config.threads or max(1, int(cpus)),
+                    cpus=cpus,
+                    what=f"{config.name}: bits per byte of {inputs[role].ref}",
+                    less_memory="run on a node with more memory",
                 )
-                bits[role] = ray.get(scoring)
-            progress.update(done)
+            if not prompts:
+                progress.update(done)
+        if prompts:
+            draft.note(prompts=meter.summary())
     results: dict[str, Any] = {
         "models": {role: inputs[role].ref for role in roles},
         "bits_per_byte": bits.get("model"),

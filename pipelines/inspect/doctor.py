@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from cluster.diagnosis import Finding, machine, ports, python_packages, ray_cluster
+from cluster.root_diagnosis import root_of_artifacts
 from pipelines.progress import console
 from pipelines.stage_config import Frozen
 
@@ -13,13 +14,14 @@ class DoctorConfig(Frozen):
     """Say what this machine has (CPUs, GPUs, memory, disk, Ray, ports) and what will and won't run."""
 
     root: str = "runs/default"
-    """Where artifacts would be written: its disk is looked at."""
+    """Where artifacts would be written: of a folder the disk is looked at, a bucket is tried out."""
 
 
 def run(config: DoctorConfig) -> int:
     """Print one line a finding; exit code 1 if something keeps Manta from running."""
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        lambda: machine(config.root),
+        machine,
+        lambda: root_of_artifacts(config.root),
         python_packages,
         ray_cluster,
         ports,

@@ -27,6 +27,7 @@ from pipelines.model_folder import TOKENIZER
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.table import TABLE, write_rows
 from pipelines.progress import stage_progress
+from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, Split, check_conversations, load_prompts, sample_seed
 from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import rank_responses
@@ -155,8 +156,10 @@ def sample_and_rank(
             threads=config.threads,
         ) as engines,
         stage_progress("preferences", total, unit="batch") as progress,
+        PromptMeter("preferences", draft, sum(len(batch.prompts) for batch in batches)) as meter,
     ):
         done = total - len(batches)
+        progress.update(done)
         for index, completions in engines.generate([batch.requests for batch in batches]):
             batch = batches[index]
             rows = rank_batch(config, batch, completions, tokenizer)
@@ -164,7 +167,9 @@ def sample_and_rank(
                 write_rows(writing.path / f"{batch.id}.parquet", rows)
             draft.ledger.commit(batch.id, {"prompts": len(rows), "files": writing.files_below(BATCHES)})
             done += 1
-            progress.update(done, responses=done * BATCH_PROMPTS * config.responses)
+            meter.answered(len(batch.prompts), sum(len(each.response_ids) for each in completions))
+            progress.update(done, **meter.rate())
+        draft.note(prompts=meter.summary())
 
 
 def rank_batch(

@@ -81,7 +81,7 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     with (
         start_actors(config, cluster, model, inputs["reward_model"], workspace) as (actors, state),
         stage_progress("rlhf", config.iterations, "iteration") as progress,
-        RunMetrics("rlhf", config, "rlhf", draft.version, workspace.path) as run_metrics,
+        RunMetrics("rlhf", config, "rlhf", draft.version, workspace) as run_metrics,
     ):
         beta = state["beta"] if state else config.kl.beta
         start = Start(state["step"] if state else 0, AdaptiveKL(beta, config.kl.target, config.kl.horizon))

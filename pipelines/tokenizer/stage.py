@@ -1,4 +1,4 @@
-"""Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one task trains on it."""
+"""Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one process trains on it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +12,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from cluster.one_process import run_in_one_process
 from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, Tokenizer
 from llm.tokenizer.special import MIN_VOCAB_SIZE
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
@@ -86,13 +87,20 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
 
 
 def train(config: TokenizerConfig, draft: Draft, sample: list[str]) -> bytes:
-    """Train in one Ray task on the sample's files; the model, or that of a run before this one."""
+    """Train in one process on the sample's files; the model, or that of a run before this one."""
     if TRAINED in draft.ledger.done():
         return draft.folder.read(MODEL_FILE)
     with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
         try:
-            training = _train.options(name="train tokenizer").remote(config, draft.folder, sample)
-            model: bytes = ray.get(training)
+            model: bytes = run_in_one_process(
+                _train,
+                config,
+                draft.folder,
+                sample,
+                cpus=1,
+                what=f"{config.name}: train",
+                less_memory=f"lower --sample-bytes {config.sample_bytes}",
+            )
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, TokenizerTrainingError):
                 raise UserError(str(error.cause)) from None
@@ -102,7 +110,6 @@ def train(config: TokenizerConfig, draft: Draft, sample: list[str]) -> bytes:
     return model
 
 
-@ray.remote(num_cpus=1, max_retries=2)
 def _train(config: TokenizerConfig, folder: Folder, sample: list[str]) -> bytes:
     return train_tokenizer(
         _sampled_texts(folder, sample),

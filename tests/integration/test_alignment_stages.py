@@ -87,6 +87,11 @@ def test_preferences_go_on_from_their_finished_batches(store, monkeypatch):
     artifact = preferences.run(asked, CLUSTER)
     assert len(ranked) == len(set(ranked)) == 3, "each batch is sampled and ranked once"
 
+    # One batch of 64 prompts was finished before.
+    measured = artifact.run()["prompts"]
+    assert measured["answered"] == 130 - 64
+    assert 66 * 3 <= measured["tokens"] <= 66 * 3 * 12
+
     table = pq.read_table(artifact.fetch() / "preferences.parquet")
     assert table.schema.equals(SCHEMA)
     rows = table.to_pylist()
@@ -185,6 +190,7 @@ def test_evaluation_compares_two_models_on_the_same_prompts(store):
     artifact = evaluate.run(config, CLUSTER)
     results = json.loads((artifact.fetch() / "results.json").read_text())
     assert results["prompts"] == results["win_rate"]["n"] == 20
+    assert artifact.run()["prompts"]["answered"] == 2 * 20
     rate = results["win_rate"]
     assert rate["wins"] + rate["ties"] + rate["losses"] == 20
     assert rate["low"] <= rate["value"] <= rate["high"]

@@ -324,6 +324,8 @@ def test_units_are_tried_a_finite_number_of_times(draft, tmp_path):
         "bad-0", "good-0", "never-0", "never-1", "never-2", "once-0", "once-1",
     ]  # fmt: skip
     assert draft.ledger.attempts(draft.run_id) == {"bad": 1, "good": 1, "never": 3, "once": 2}
+    facts = draft.facts["units"]["faults"]
+    assert (facts["done"], facts["retried"], facts["failed"]) == (2, 3, 2)
 
     allowed = UnitsConfig(workers=2, max_failed_units=1)
     records = run_units(

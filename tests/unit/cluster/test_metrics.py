@@ -38,7 +38,7 @@ def test_every_declaration_is_whole(metric: Metric) -> None:
 
 
 def test_an_unknown_group_is_named_with_those_there_are() -> None:
-    with pytest.raises(KeyError, match="'sewing'; groups are units, training, rlhf, serving"):
+    with pytest.raises(KeyError, match="'sewing'; groups are units, training, prompts, rlhf, serving"):
         declared("sewing")
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import ray
 
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact, verify
@@ -68,11 +67,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
     monkeypatch.setattr(corpus_pieces, "MIN_UNIT_BYTES", 4_000)
     for stage in (corpus_stage, tokenizer_stage, tokens_stage):
         monkeypatch.setattr(stage, "run_units", run_here)
-    train = tokenizer_stage._train._function
-    task = SimpleNamespace(options=lambda **options: SimpleNamespace(remote=train))
-    monkeypatch.setattr(tokenizer_stage, "_train", task)
     monkeypatch.setattr(
-        tokenizer_stage, "ray", SimpleNamespace(get=lambda x: x, exceptions=ray.exceptions), raising=True
+        tokenizer_stage, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
     )
     monkeypatch.setitem(sys.modules, "pipelines.actors.engine_pool", SimpleNamespace(EnginePool=EnginesHere))
     monkeypatch.setattr(preferences_stage, "BATCH_PROMPTS", 4)

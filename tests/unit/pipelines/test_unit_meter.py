@@ -1,8 +1,11 @@
 """Units are counted once each, however often the runner hears of them."""
 
+from unittest import mock
+
 import pytest
 
 from cluster import prometheus
+from pipelines import unit_meter
 from pipelines.unit_meter import UnitMeter, input_bytes
 from tests.unit.cluster.recorded_metrics import Recorded
 
@@ -26,6 +29,31 @@ def test_units_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert counted == {name: [(WORK, value)] for name, value in expected.items()}
     assert recorded.series("manta_units_remaining") == [(WORK, 1)]
     assert recorded.total("manta_units_per_s") > 0
+
+
+def test_rates_are_of_this_run_and_by_input_where_its_size_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    Recorded(monkeypatch, prometheus)
+    clock = mock.Mock(return_value=100.0)
+    monkeypatch.setattr(unit_meter, "time", mock.Mock(monotonic=clock))
+    with UnitMeter("code: read", {"a": {"bytes": 3_000_000}, "b": {"bytes": 1_000_000}}) as meter:
+        assert meter.rate() == {}
+        clock.return_value = 102.0
+        meter.done(["before", "a", "b"])
+        meter.retried(1)
+        assert meter.rate() == {"MB_per_s": 2.0}
+        assert meter.summary() == {
+            "done": 2,
+            "retried": 1,
+            "failed": 0,
+            "bytes": 4_000_000,
+            "seconds": 2.0,
+            "per_s": 1.0,
+            "bytes_per_s": 2_000_000.0,
+        }
+    with UnitMeter("code: find duplicates", {"a": {"range": 0}}) as meter:
+        clock.return_value = 106.0
+        meter.done(["a"])
+        assert meter.rate() == {"units_per_s": 0.25}
 
 
 def test_the_size_of_a_unit_is_what_its_plan_says() -> None:

@@ -2,10 +2,15 @@
 
 from unittest import mock
 
+import pytest
 import wandb
 
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.local_storage import LocalStorage
+from cluster.artifacts.workspace import Workspace
+from cluster.errors import StorageError
 from pipelines.pretrain.config import PretrainConfig
-from pipelines.wandb_run import WandbRun
+from pipelines.wandb_run import WandbRun, publish_offline_runs
 
 
 class Recording:
@@ -50,4 +55,41 @@ def test_a_run_has_the_identity_of_what_it_makes(tmp_path, monkeypatch):
     WandbRun(PretrainConfig(name="base", wandb="online"), "pretrain", "1f", tmp_path)._open()
     assert (asked["id"], asked["name"], asked["resume"]) == ("1f", "base-1f", "allow")
     WandbRun(PretrainConfig(name="base", wandb="offline"), "pretrain", "1f", tmp_path)._open()
-    assert asked["resume"] is None, "offline there is nothing to ask"
+    assert (asked["mode"], asked["resume"]) == ("offline", "allow"), "`wandb sync` appends to one run"
+
+
+class Bucket(LocalStorage):
+    """Object storage, as far as it is not on this machine's disk."""
+
+    def local(self, key):
+        raise AssertionError
+
+    def upload(self, path, key):
+        if self.root.name == "refuses":
+            raise StorageError("s3://bucket refuses the credentials")
+        (self.root / key).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / key).write_bytes(path.read_bytes())
+
+
+@pytest.mark.parametrize("name", ["bucket", "refuses"])
+def test_offline_runs_reach_a_root_in_a_bucket_and_harm_nothing(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setenv("MANTA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Folder, "local", None)
+    workspace = Workspace(Folder(Bucket(tmp_path / name), "models/base/1f"))
+    for run in ("offline-run-1-1f", "offline-run-2-1f"):
+        (workspace.path / "wandb" / run / "files").mkdir(parents=True)
+        (workspace.path / "wandb" / run / "run-1f.wandb").write_text(run)
+        (workspace.path / "wandb" / run / "files/config.yaml").write_text("a: 1")
+    (workspace.path / "wandb/latest-run").symlink_to("offline-run-2-1f")
+    publish_offline_runs(workspace)
+    published = tmp_path / name / "models/base/1f/wandb"
+    if name == "refuses":
+        assert "stays on this machine" in capsys.readouterr().out
+    else:
+        assert (published / "offline-run-1-1f/run-1f.wandb").read_text() == "offline-run-1-1f"
+        found = [path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file()]
+        assert sorted(found) == [
+            f"offline-run-{number}-1f/{file}"
+            for number in (1, 2)
+            for file in ("files/config.yaml", "run-1f.wandb")
+        ]

@@ -4,7 +4,9 @@ import ast
 import textwrap
 from pathlib import Path
 
-from llm.text.python_functions import python_functions
+import pytest
+
+from llm.text.python_functions import UnparsableError, python_functions
 from llm.text.python_stdlib import stdlib_files
 
 SOURCE = '''\
@@ -58,8 +60,11 @@ def test_every_pair_of_a_real_module_parses_to_the_same_function():
 
 
 def test_unparsable_source_has_no_functions():
-    assert list(python_functions("print 'Python 2'")) == []
-    assert list(python_functions("\0")) == []
+    with pytest.raises(UnparsableError) as raised:
+        list(python_functions("x = 1\nprint 'Python 2'"))
+    assert raised.value.line == 2
+    with pytest.raises(UnparsableError):
+        list(python_functions("\0"))
 
 
 def test_stdlib_is_sorted_source_without_tests():

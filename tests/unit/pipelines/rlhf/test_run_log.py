@@ -8,6 +8,7 @@ from cluster import prometheus
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.lease import Lease, LeaseLost
 from cluster.artifacts.storage import open_storage
+from cluster.artifacts.workspace import Workspace
 from cluster.metrics import declared
 from llm.alignment.rollouts import Rollout
 from llm.training.metrics_log import read_records
@@ -45,6 +46,10 @@ class Words:
         return " ".join(map(str, ids))
 
 
+def workspace(folder: Path) -> Workspace:
+    return Workspace(Folder(open_storage(folder), "1f"))
+
+
 def metrics(step: int) -> dict[str, float]:
     values = {"score": 0.1, "kl": 0.2, "entropy": 1.5, "length": 20.0, "cut": 0.0}
     return {"step": step, "beta": 0.05} | {name: value * step for name, value in values.items()}
@@ -59,7 +64,7 @@ def test_an_iteration_goes_everywhere_under_the_same_names(
     folder.mkdir()
     config = RLHFConfig(name="aligned", wandb="offline")
     rollouts = [Rollout("p", [1, 2], [3, 4], [-0.1, -0.2], 0, "stop", seed=0)]
-    with RunMetrics("rlhf", config, "rlhf", "1f", folder) as run_metrics:
+    with RunMetrics("rlhf", config, "rlhf", "1f", workspace(tmp_path)) as run_metrics:
         leases = Folder(open_storage(tmp_path), "leases")
         lease = Lease(leases, "aligned.json", "models/aligned")
         lease.acquire()
@@ -89,7 +94,9 @@ def test_a_run_that_fails_says_so_to_wandb(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(WandbRun, "_open", lambda self: wandb)
 
     def fail() -> None:
-        with RunMetrics("rlhf", RLHFConfig(wandb="offline"), "rlhf", "1f", tmp_path) as run_metrics:
+        with RunMetrics(
+            "rlhf", RLHFConfig(wandb="offline"), "rlhf", "1f", workspace(tmp_path)
+        ) as run_metrics:
             run_metrics.log({"step": 1, "score": 0.5})
             raise RuntimeError("all engines died")
 

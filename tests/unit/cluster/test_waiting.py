@@ -1,0 +1,42 @@
+"""What is told of a cluster that has no room now."""
+
+import pytest
+
+from cluster.waiting import Room, shortage
+
+GIB = 2**30
+
+
+def node(total: float, free: float, **more: tuple[float, float]) -> Room:
+    amounts = {"CPU": (total, free), **more}
+    return Room({k: each[0] for k, each in amounts.items()}, {k: each[1] for k, each in amounts.items()})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "line"),
+    [
+        ([[{"CPU": 1}]], [node(2, 1)], None),
+        ([], [node(2, 0)], None),
+        ([[{"CPU": 2}]], [node(4, 1)], "waiting for 2 CPUs: 1 of 4 CPUs free"),
+        ([[{"CPU": 2}]], [node(4, 1), node(4, 1)], "waiting for 2 CPUs: 2 of 8 CPUs free"),  # not on one node
+        ([[{"CPU": 1}]] * 3, [node(4, 0)], "waiting for 3 × (1 CPU): 0 of 4 CPUs free"),
+        (
+            [[{"CPU": 1, "memory": 2 * GIB}]],
+            [node(4, 4, memory=(8 * GIB, GIB))],
+            "waiting for 1 CPU, 2.0 GiB of memory: 4 of 4 CPUs, 1.0 of 8.0 GiB of memory free",
+        ),
+        # A training's workers must all be there at once; each alone would find room.
+        (
+            [[{"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}]],
+            [node(8, 8, GPU=(2, 1))],
+            "waiting for 2 × (1 CPU, 1 GPU): 8 of 8 CPUs, 1 of 2 GPUs free",
+        ),
+        (
+            [[{"CPU": 16}]],
+            [node(4, 4)],
+            "waiting for 16 CPUs: 4 of 4 CPUs free, and idle nodes would have no room for it either",
+        ),
+    ],
+)
+def test_what_has_no_room(wanted, nodes, line):
+    assert shortage(wanted, nodes) == line
