@@ -20,6 +20,7 @@ from cluster.auth import (
 )
 from cluster.errors import UserError
 from cluster.placement import Node, Share, share
+from cluster.shared_places import Places, require_seen
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
 _MINIMUM_CPUS = 2
@@ -29,11 +30,19 @@ class Cluster:
     """The Ray cluster that stages run on. It is joined or started when the first stage has work to do.
 
     A stage whose artifact exists never connects, so that it answers at once.
+
+    places: what the stages read and write on a disk; all nodes of a cluster that is joined must see it.
     """
 
-    def __init__(self, address: str | None = None, announce: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        announce: Callable[[str], None] | None = None,
+        places: Places | None = None,
+    ) -> None:
         self._address = address
         self._announce = announce
+        self._places = places
         self._connected = False
         self.joined = False
         """True if the cluster ran before this command and goes on after it."""
@@ -44,7 +53,8 @@ class Cluster:
         Does nothing if this process is connected already.
 
         Raises:
-            UserError: nothing answers at the address, or what answers refuses the token.
+            UserError: nothing answers at the address, what answers refuses the token, or a node on another
+                machine does not see the places.
         """
         if self._connected:
             return self
@@ -66,6 +76,8 @@ class Cluster:
         self._connected = True
         if self._announce is not None:
             self._announce(self.describe())
+        if self._places is not None and self.joined:
+            require_seen(self._places)
         return self
 
     def close(self) -> None:
@@ -123,14 +135,20 @@ class Cluster:
 
 
 @contextmanager
-def connect(address: str | None = None, announce: Callable[[str], None] | None = None) -> Iterator[Cluster]:
+def connect(
+    address: str | None = None,
+    announce: Callable[[str], None] | None = None,
+    places: Places | None = None,
+) -> Iterator[Cluster]:
     """A cluster for the length of the block; `announce` is told once, when it is joined or started.
+
+    All nodes must see the `places`; see `Cluster`.
 
     When the block is interrupted, the process is about to end and Ray ends with it. Leaving first would take
     seconds that a job which is stopped does not have, and Ray ends a process with exit code 1, and without a
     word, when a thread still uses it.
     """
-    cluster = Cluster(address, announce)
+    cluster = Cluster(address, announce, places)
     try:
         yield cluster
     except (KeyboardInterrupt, SystemExit):
