@@ -15,7 +15,7 @@ from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
 from pipelines.prompts import Prompt, check_conversations, load_prompts
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 
 
 def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Artifact]:
