@@ -21,6 +21,7 @@ from cluster.auth import (
 from cluster.errors import UserError
 from cluster.one_process import node_memory
 from cluster.placement import Node, Share, share
+from cluster.shared_places import Places, require_seen
 from cluster.waiting import Watch
 
 # Stages run actors with fractional CPUs beside Ray Train's controller; fewer than two would never schedule.
@@ -32,11 +33,19 @@ class Cluster:
 
     A stage whose artifact exists never connects, so that it answers at once. While a command is connected,
     `announce` is told what it waits for where others have taken the cluster.
+
+    places: what the stages read and write on a disk; all nodes of a cluster that is joined must see it.
     """
 
-    def __init__(self, address: str | None = None, announce: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        announce: Callable[[str], None] | None = None,
+        places: Places | None = None,
+    ) -> None:
         self._address = address
         self._announce = announce
+        self._places = places
         self._connected = False
         self._watch: Watch | None = None
         self.joined = False
@@ -48,7 +57,8 @@ class Cluster:
         Does nothing if this process is connected already.
 
         Raises:
-            UserError: nothing answers at the address, or what answers refuses the token.
+            UserError: nothing answers at the address, what answers refuses the token, or a node on another
+                machine does not see the places.
         """
         if self._connected:
             return self
@@ -71,6 +81,8 @@ class Cluster:
         if self._announce is not None:
             self._announce(self.describe())
             self._watch = Watch(self._announce)
+        if self._places is not None and self.joined:
+            require_seen(self._places)
         return self
 
     def stop_watching(self) -> None:
@@ -135,15 +147,21 @@ class Cluster:
 
 
 @contextmanager
-def connect(address: str | None = None, announce: Callable[[str], None] | None = None) -> Iterator[Cluster]:
+def connect(
+    address: str | None = None,
+    announce: Callable[[str], None] | None = None,
+    places: Places | None = None,
+) -> Iterator[Cluster]:
     """A cluster for the length of the block; `announce` is told when it is joined or started, and when it is
     so busy that this command has to wait.
+
+    All nodes must see the `places`; see `Cluster`.
 
     When the block is interrupted, the process is about to end and Ray ends with it. Leaving first would take
     seconds that a job which is stopped does not have, and Ray ends a process with exit code 1, and without a
     word, when a thread still uses it.
     """
-    cluster = Cluster(address, announce)
+    cluster = Cluster(address, announce, places)
     try:
         yield cluster
     except (KeyboardInterrupt, SystemExit):

@@ -171,12 +171,13 @@ def run_stage(stage: Any, config: Any) -> int:
     from cluster.artifacts.manifest import Artifact
     from cluster.artifacts.store import ArtifactStore
     from cluster.connect import connect
+    from pipelines.jobs.places import places_on_disk
     from pipelines.outcome import exit_code, outcome
     from pipelines.progress import console
 
     began = time.time()
     stage.resolve_inputs(config, ArtifactStore(config.root))
-    with connect(config.address, announce=console.print) as cluster:
+    with connect(config.address, console.print, places_on_disk(config)) as cluster:
         result = stage.run(config, cluster)
     if not isinstance(result, Artifact):
         return 0

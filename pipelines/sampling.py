@@ -1,12 +1,12 @@
 """Requests for responses whose tokens depend on nothing but the seed, the prompt and the weights."""
 
 from llm.engine.request import Request, SamplingParams
-from llm.tokenizer.special import END_ID
+from llm.tokenizer.special import STOP_IDS
 from pipelines.prompts import Prompt, sample_seed
 
 
 def chat_request(prompt: Prompt, sample: int, *, max_tokens: int, temperature: float, seed: int) -> Request:
-    """Ask for response number `sample` to `prompt`; the end token ends it."""
+    """Ask for response number `sample` to `prompt`; it ends as a served one does."""
     return Request(
         id=f"{prompt.id}-{sample}",
         prompt_ids=prompt.token_ids,
@@ -14,6 +14,6 @@ def chat_request(prompt: Prompt, sample: int, *, max_tokens: int, temperature: f
             max_tokens=max_tokens,
             temperature=temperature,
             seed=sample_seed(seed, prompt.id, sample),
-            stop_token_ids=(END_ID,),
+            stop_token_ids=STOP_IDS,
         ),
     )

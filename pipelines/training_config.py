@@ -54,7 +54,9 @@ class TrainingConfig(WandbConfig):
     """Decides the initial weights and the order of the data."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Type of matmuls and activations: auto is bf16 where the devices multiply it in hardware, else fp32.
-    Weights and sums of gradients are fp32 always."""
+    Weights and sums of gradients are fp32 always. A run that goes on elsewhere keeps what auto was at
+    first.
+    """
 
     workers: How[int | tuple[int, int]] = 1
     """Processes to train on; every one holds a shard of the model and a share of the batch. Two numbers, the

@@ -20,9 +20,11 @@ from llm.models.load import build, load_state
 from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
+from llm.training.checkpoint import newest_state
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
-from llm.training.precision import choose_precision
+from llm.training.precision import Precision, PrecisionError, keep_precision
 from llm.training.step import NonFiniteError
+from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import LOGS
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
 from pipelines.write_model import write_language_model
@@ -67,11 +69,34 @@ def finish(job: TrainingJob, counts: dict[str, Any], files: dict[str, FileEntry]
         ray.get(job.board.post.remote({RESULT: {"counts": counts, "files": files}}))
 
 
-def sharded_model(job: TrainingJob, device: torch.device, weights: Path | None) -> Decoder:
+def run_precision(job: TrainingJob, device: torch.device) -> Precision:
+    """What to train in: as the run's checkpoints were, or those of the model that it extends; else as the
+    configuration says. Every worker calls it.
+
+    Checkpoints of earlier versions do not tell; such a run goes by the configuration and the devices.
+
+    Raises:
+        UserError: it was begun in a precision that the devices here do not have.
+    """
+    state = newest_state(job.workspace.path / "checkpoints", mirror_of(job.workspace, LOGS))
+    begun, ref, extended = state or {}, job.workspace.folder.prefix, job.inputs.get("extends")
+    if state is None and extended is not None:
+        begun, ref = extended.counts, extended.ref
+    try:
+        return keep_precision(job.config.precision, begun.get("precision"), device)
+    except PrecisionError as error:
+        raise UserError(
+            f"{ref} {error}; go on where all do, or start another run with --precision fp32"
+        ) from error
+
+
+def sharded_model(
+    job: TrainingJob, device: torch.device, precision: Precision, weights: Path | None
+) -> Decoder:
     """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
     model = build(job.model)
     assert isinstance(model, Decoder)
-    shard(model, data_mesh(device), choose_precision(job.config.precision, device))
+    shard(model, data_mesh(device), precision)
     model.to_empty(device=device)
     if weights is None:
         model.init_weights(job.config.seed)
@@ -117,8 +142,7 @@ class Watcher:
     mfu = tokens/s · training FLOPs per token / (peak FLOP/s of all workers)
     """
 
-    def __init__(self, job: TrainingJob, device: torch.device, seq_len: int) -> None:
-        precision = choose_precision(job.config.precision, device)
+    def __init__(self, job: TrainingJob, device: torch.device, precision: Precision, seq_len: int) -> None:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._board = job.board
         self._peak, self._workers = PeakFlops(device, dtype), dist.get_world_size()

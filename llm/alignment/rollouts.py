@@ -36,7 +36,7 @@ class Rollout:
 
     @property
     def finished(self) -> bool:
-        """Whether the policy ended the response itself, with the end token as its last."""
+        """Whether the policy ended the response itself, with a stop token as its last."""
         return self.finish_reason == "stop"
 
 

@@ -7,6 +7,11 @@ user who types "<|assistant|>" cannot forge a turn. Only code that works with id
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 SYSTEM_ID, USER_ID, ASSISTANT_ID, END_ID = 4, 5, 6, 7
 
+STOP_IDS = (EOS_ID, END_ID)
+"""Each of them ends what a model generates, be it sampled for training, graded or served: a document's end
+and a turn's.
+"""
+
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 CHAT_SYMBOLS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 

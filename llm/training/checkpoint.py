@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 from llm.training.checkpoint_files import SafeReader
 from llm.training.checkpoint_mirror import CheckpointMirror
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE = "manifest.json", "state.json"
 
 
 def save_checkpoint(
@@ -57,7 +58,7 @@ def save_checkpoint(
         no_dist=not _distributed(),
     )
     if _rank() == 0:
-        for file, content in attachments.items() | {"state.json": _json({"step": step, **state})}.items():
+        for file, content in attachments.items() | {STATE: _json({"step": step, **state})}.items():
             (partial / file).write_bytes(content)
     own = _own_files(partial)
     if mirror is not None:
@@ -104,6 +105,28 @@ def newest_checkpoint(folder: Path, mirror: CheckpointMirror | None = None) -> P
                 f"checkpoint {folder / name} is damaged ({problem}); trying the one before it", stacklevel=2
             )
     return None
+
+
+def newest_state(folder: Path, mirror: CheckpointMirror | None = None) -> dict[str, Any] | None:
+    """`state.json` of the newest checkpoint that has a readable one, or None; the same on every rank.
+
+    For what all checkpoints of a run have in common and what a model has to be built for: the tensors are not
+    looked at.
+    """
+    state: dict[str, Any] | None = _from_rank_0(lambda: next(_states(folder, mirror), None))
+    return state
+
+
+def _states(folder: Path, mirror: CheckpointMirror | None) -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in mirror.names() if mirror else [path.name for path in _all(folder)]:
+            place = Path(scratch, name) if mirror else folder / name
+            try:
+                if mirror:
+                    mirror.download(name, [STATE], place)
+                yield json.loads((place / STATE).read_bytes())
+            except (FileNotFoundError, ValueError):
+                continue
 
 
 def _problem_on_any_rank(path: Path, mirror: CheckpointMirror | None) -> str | None:
@@ -156,7 +179,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     """Fill `model` and `optimizer` from a checkpoint written on any number of ranks; returns its state."""
     tensors = _tensors(model, optimizer)
     dcp.load(tensors, storage_reader=SafeReader(path / "dcp"), no_dist=not _distributed())
-    state: dict[str, Any] = json.loads((path / "state.json").read_bytes())
+    state: dict[str, Any] = json.loads((path / STATE).read_bytes())
     return state
 
 

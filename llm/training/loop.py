@@ -14,6 +14,7 @@ from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_che
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.loss import summed_cross_entropy
 from llm.training.optimizer import adamw
+from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
 from llm.training.schedule import learning_rate
@@ -29,6 +30,8 @@ class TrainingRun:
     model: Trunk
     """Sharded, holding its first weights."""
     recipe: Recipe
+    precision: Precision
+    """What the model was sharded with; its checkpoints say so."""
     folder: Path
     """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`."""
     mirror: CheckpointMirror | None = field(default=None, kw_only=True)
@@ -117,7 +120,7 @@ def train(run: TrainingRun) -> None:
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             recorder.flush(durable=True)
             began = time.perf_counter()
-            state = {"data": run.data_state(done)}
+            state = {"data": run.data_state(done), "precision": run.precision}
             save_checkpoint(
                 run.checkpoints,
                 done,

@@ -9,6 +9,10 @@ import torch.distributed as dist
 Precision = Literal["bf16", "fp32"]
 
 
+class PrecisionError(ValueError):
+    """A run cannot go on in the precision that it was begun in."""
+
+
 def choose_precision(wanted: Literal["auto", "bf16", "fp32"], device: torch.device) -> Precision:
     """`wanted`, or for "auto" bf16 if the device of every rank multiplies it in hardware, else fp32.
 
@@ -20,6 +24,20 @@ def choose_precision(wanted: Literal["auto", "bf16", "fp32"], device: torch.devi
     if dist.is_initialized():
         dist.all_reduce(native, dist.ReduceOp.MIN)
     return "bf16" if native.item() else "fp32"
+
+
+def keep_precision(
+    wanted: Literal["auto", "bf16", "fp32"], saved: Precision | None, device: torch.device
+) -> Precision:
+    """`choose_precision`, but a run that was begun in another precision, `saved`, goes on in that.
+
+    Raises:
+        PrecisionError: it was begun in bf16, which a device here would take a hundred times as long for.
+    """
+    chosen = choose_precision(wanted, device)
+    if wanted == "auto" and (saved, chosen) == ("bf16", "fp32"):
+        raise PrecisionError("was trained in bf16, which not all devices here multiply: they would use fp32")
+    return saved or chosen
 
 
 def has_native_bf16(device: torch.device) -> bool:

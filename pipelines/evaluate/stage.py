@@ -17,7 +17,7 @@ from pipelines.progress import stage_progress
 from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, check_conversations, load_prompts
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 
 
 def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Artifact]:

@@ -9,7 +9,6 @@ from llm.models.decoder import Decoder
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE, next_token_targets
-from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.finetune.config import FinetuneConfig
@@ -20,6 +19,7 @@ from pipelines.training_worker import (
     Claim,
     Watcher,
     finish,
+    run_precision,
     sharded_model,
     training_worker,
     write_model,
@@ -32,11 +32,12 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, FinetuneConfig)
     with training_worker(job) as device:
+        precision = run_precision(job, device)
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         corpus = job.inputs["corpus"].fetch()
         batches = training_batches(config, corpus, tokenizer)
         heldout = heldout_examples(config, corpus, tokenizer)
-        model = sharded_model(job, device, weights=job.inputs["base"].fetch(WEIGHTS))
+        model = sharded_model(job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS))
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = batches.batch(step, dist.get_rank(), dist.get_world_size())
@@ -55,6 +56,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         train(
             TrainingRun(
                 model=model,
+                precision=precision,
                 recipe=config.recipe(steps),
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
@@ -63,14 +65,14 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
                 attachments=job.attachments,
-                watcher=Watcher(job, device, config.max_seq_len),
+                watcher=Watcher(job, device, precision, config.max_seq_len),
                 may_write=Claim(job).holds,
             )
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
         counts = {
             "parameters": job.model.parameter_count,
-            "precision": choose_precision(config.precision, device),
+            "precision": precision,
             "steps": steps,
             "train_conversations": len(batches),
             "too_long_conversations": batches.too_long,

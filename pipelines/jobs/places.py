@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from cluster.dashboard import runs_here
 from cluster.errors import UserError
+from cluster.shared_places import Places
 from pipelines.quickstart.config import QuickstartConfig
 
 _Config = TypeVar("_Config", bound=BaseModel)
@@ -25,6 +26,21 @@ def move_places(config: _Config, move: Move) -> _Config:
     if isinstance(config, QuickstartConfig) and config.source != "python-stdlib":
         moved["source"] = move("--source", config.source)
     return config.model_copy(update=moved)
+
+
+def places_on_disk(*configs: BaseModel) -> Places:
+    """The places of the configurations that are not in object storage."""
+    found: dict[str, list[str]] = {}
+
+    def keep(flag: str, place: str) -> str:
+        if "://" not in place and place not in (known := found.setdefault(flag, [])):
+            known.append(place)
+        return place
+
+    for config in configs:
+        move_places(config, keep)
+    written = {"--root": found.pop("--root")[0]} if "--root" in found else {}  # Stages of a run share it.
+    return Places(written, {flag: tuple(each) for flag, each in found.items()})
 
 
 def move_place(flag: str, place: str, dashboard: Callable[[], str]) -> str:

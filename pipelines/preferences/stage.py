@@ -32,7 +32,7 @@ from pipelines.prompts import Prompt, Split, check_conversations, load_prompts, 
 from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import rank_responses
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 BATCH_PROMPTS = 64
 BATCHES = "batches"
 """Folder of the draft: rows of each batch until all are there."""

@@ -50,8 +50,10 @@ class PretrainConfig(TrainingConfig):
     seq_len: int = Field(default=256, gt=1)
     """Tokens in one training sequence."""
     extends: How[str | None] = None
-    """Finished model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer and order of the data
-    go on where it stopped; the learning rate follows the schedule of the new length from there.
+    """Finished pre-trained model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer state and
+    order of the data go on where it stopped; the learning rate follows the schedule of the new length from
+    there. Tokens, model, sequence length, batch, seed and precision must be the same; --steps must be more,
+    and --optimizer options may differ.
     """
     evaluate_windows: How[int] = Field(default=32, gt=0)
     """Held-out sequences scored at each evaluation during training; at the end all are."""

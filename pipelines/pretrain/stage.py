@@ -11,12 +11,18 @@ from llm.data.shards import SHARDS_FILE
 from pipelines.begin import begin
 from pipelines.model_folder import prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.pretrain.extend import finished_run
 
 LOGIC_VERSION = 1
 
 
 def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    """The token shards; raises UserError if they are missing or too few for one sequence."""
+    """The token shards, and the model to extend.
+
+    Raises:
+        UserError: one is missing, the shards are too few for one sequence, or this run does not extend that
+            model.
+    """
     tokens = store.resolve("tokens", config.tokens)
     longest = max((part["tokens"] for part in _shards(tokens)["splits"]["train"]), default=0)
     if longest < config.seq_len:
@@ -26,7 +32,7 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
         )
     inputs = {"tokens": tokens}
     if config.extends is not None:
-        inputs["extends"] = _finished_run(config, store, tokens)
+        inputs["extends"] = finished_run(config, store, tokens)
     return inputs
 
 
@@ -57,27 +63,6 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         steps=config.steps,
     )
     return draft.commit(counts)
-
-
-def _finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact) -> Artifact:
-    """The model to extend. Raises UserError, naming the difference, if this run is not that one, longer."""
-    model = store.resolve("models", config.extends or "")
-    if model.manifest["stage"] != "pretrain" or model.manifest["inputs"]["tokens"]["ref"] != tokens.ref:
-        raise UserError(f"--extends {config.extends}: {model.ref} was not pre-trained on {tokens.ref}")
-    asked, done = config.what(), model.manifest["what"]
-    for name in ("model", "seq_len", "global_batch", "seed", "precision"):
-        if asked[name] != done[name]:
-            raise UserError(
-                f"--extends {config.extends}: {model.ref} has {name} {done[name]}, not {asked[name]}; "
-                "keep all but the steps and the optimizer"
-            )
-    if config.steps <= done["steps"]:
-        raise UserError(
-            f"--steps {config.steps}: {model.ref} has {done['steps']} already; ask for more in all"
-        )
-    if not any(name.startswith("checkpoints/") for name in model.folder.files()):
-        raise UserError(f"{model.ref} has no checkpoint left to go on from")
-    return model
 
 
 def _shards(tokens: Artifact) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import IGNORE, next_token_targets
-from llm.training.precision import choose_precision
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
@@ -23,6 +22,7 @@ from pipelines.training_worker import (
     Watcher,
     finish,
     my_share,
+    run_precision,
     sharded_model,
     training_worker,
     write_model,
@@ -35,12 +35,13 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, PretrainConfig)
     with training_worker(job) as device:
+        precision = run_precision(job, device)
         tokens = job.inputs["tokens"].fetch()
         shards = TokenShards.open(tokens, "train")
         heldout = TokenShards.open(tokens, "heldout")
         loader = TokenLoader(shards, Order(shards.shard_tokens, config.seq_len, config.seed))
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
-        model = sharded_model(job, device, weights=None)
+        model = sharded_model(job, device, precision, weights=None)
 
         def micro_batches(step: int) -> list[MicroBatch]:
             first, count, missing = my_share(config.global_batch)
@@ -62,6 +63,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         train(
             TrainingRun(
                 model=model,
+                precision=precision,
                 recipe=config.recipe(config.steps),
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
@@ -71,14 +73,14 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 check_data_state=loader.check_state,
                 evaluate=evaluate,
                 attachments=job.attachments,
-                watcher=Watcher(job, device, config.seq_len),
+                watcher=Watcher(job, device, precision, config.seq_len),
                 may_write=Claim(job).holds,
             )
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
         counts = {
             "parameters": job.model.parameter_count,
-            "precision": choose_precision(config.precision, device),
+            "precision": precision,
             "steps": config.steps,
             "tokens": config.steps * config.global_batch * config.seq_len,
             "epochs": round(config.steps * config.global_batch / loader.order.samples_per_epoch, 4),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from pydantic import ValidationError
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
@@ -73,10 +74,11 @@ def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int
 
 
 def read_report(store: ArtifactStore) -> Report | None:
-    """The report of an earlier run, if there is one."""
+    """The report of an earlier run; None if it has to be made: one half is gone, or of another version."""
     try:
+        store.storage.read(PAGE)
         return Report.model_validate_json(store.storage.read(REPORT))
-    except FileNotFoundError:
+    except (FileNotFoundError, ValidationError):
         return None
 
 

@@ -1,6 +1,8 @@
 """Configuration of `manta reward`."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from pipelines.stage_config import How
 from pipelines.training_config import OptimizerConfig, TrainingConfig
@@ -24,3 +26,12 @@ class RewardConfig(TrainingConfig):
     """Rankings, with all their responses, that a worker takes through the model at a time."""
     evaluate_every: How[int] = Field(default=0, ge=0)
     """Steps between evaluations on held-out rankings during training; 0 for one at the end."""
+
+    @model_validator(mode="after")
+    def _has_no_vocabulary_head(self) -> Self:
+        if self.optimizer.head_scale != 1:
+            raise ValueError(
+                f"optimizer.head_scale={self.optimizer.head_scale}: a reward model has no vocabulary head; "
+                "use optimizer.learning_rate"
+            )
+        return self

@@ -10,7 +10,7 @@ from llm.models.heads import DecoderWithScalar
 from llm.models.load import build, load_state, save_model
 from llm.training.loop import TrainingRun, train
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
-from llm.training.precision import choose_precision
+from llm.training.precision import Precision
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import LOGS, WEIGHTS
@@ -18,7 +18,7 @@ from pipelines.reward.config import RewardConfig
 from pipelines.reward.rankings import FILLER, chosen, padded, read_rankings
 from pipelines.reward.scores import measure, ranking_loss
 from pipelines.training_launch import TrainingJob
-from pipelines.training_worker import Claim, finish, my_share, training_worker
+from pipelines.training_worker import Claim, finish, my_share, run_precision, training_worker
 
 
 def reward_worker(arguments: dict[str, Any]) -> None:
@@ -27,11 +27,12 @@ def reward_worker(arguments: dict[str, Any]) -> None:
     config = job.config
     assert isinstance(config, RewardConfig)
     with training_worker(job) as device:
+        precision = run_precision(job, device)
         preferences = job.inputs["preferences"].fetch()
         learned = read_rankings(preferences, "train", job.model.max_seq_len)
         heldout = read_rankings(preferences, "heldout", job.model.max_seq_len)
         steps = reward_steps(config, len(learned))
-        model = scalar_model(job, device)
+        model = scalar_model(job, device, precision)
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = chosen(learned, step * config.global_batch, config.global_batch, config.seed)
@@ -42,6 +43,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
         train(
             TrainingRun(
                 model=model,
+                precision=precision,
                 recipe=config.recipe(steps),
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
@@ -62,7 +64,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
             "steps": steps,
             "train_rankings": len(learned),
             "heldout_rankings": len(heldout),
-            "precision": choose_precision(config.precision, device),
+            "precision": precision,
             **seen,
             **measure(model, heldout, config.micro_batch, device, "heldout"),
         }
@@ -74,14 +76,14 @@ def reward_steps(config: RewardConfig, rankings: int) -> int:
     return max(1, config.epochs * rankings // config.global_batch)
 
 
-def scalar_model(job: TrainingJob, device: torch.device) -> DecoderWithScalar:
+def scalar_model(job: TrainingJob, device: torch.device, precision: Precision) -> DecoderWithScalar:
     """The chat model's trunk with a new scalar head, over all workers."""
     whole = DecoderWithScalar(job.model)
     whole.init_weights(job.config.seed)
     whole.load_trunk(load_state(job.inputs["model"].fetch(WEIGHTS)))
     model = build(job.model, "scalar")
     assert isinstance(model, DecoderWithScalar)
-    shard(model, data_mesh(device), choose_precision(job.config.precision, device))
+    shard(model, data_mesh(device), precision)
     model.to_empty(device=device)
     scatter_weights(model, whole.state_dict())
     return model

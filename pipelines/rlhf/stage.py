@@ -23,7 +23,7 @@ from pipelines.rlhf.config import RLHFConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 LOGS = ("metrics.jsonl", "samples.jsonl", "timing.jsonl")
 
 

@@ -10,6 +10,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster, connect
 from cluster.errors import UserError
+from pipelines.jobs.places import places_on_disk
 from pipelines.outcome import exit_code, outcome
 from pipelines.progress import console
 from pipelines.run.config import RunConfig
@@ -29,7 +30,8 @@ def run(config: RunConfig) -> int:
         _print_plan(pipeline, plan(pipeline, store))
         return 0
     code = 0
-    with connect(config.address, announce=console.print) as cluster:
+    places = places_on_disk(*(step.config for step in pipeline.steps))
+    with connect(config.address, console.print, places) as cluster:
         for number, step in enumerate(pipeline.steps, 1):
             artifact = _run_step(step, f"[{number}/{len(pipeline.steps)}]", cluster)
             code = max(code, exit_code(artifact))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from llm.engine.loop import EngineLoop, Stream
 from llm.engine.request import MAX_SEED, Request, SamplingParams
 from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.special import STOP_IDS
 from pipelines.serve.choice import Choice, Delta
 from pipelines.serve.errors import unknown_model
 from pipelines.serve.meter import Meter
@@ -108,7 +109,7 @@ def start_call(
             top_k=max(0, body.top_k or 0),
             top_p=1.0 if body.top_p is None else body.top_p,
             seed=(seed + sample) & MAX_SEED,
-            stop_token_ids=() if body.ignore_eos else (tokenizer.eos_id, tokenizer.end_id),
+            stop_token_ids=() if body.ignore_eos else STOP_IDS,
             logprobs=logprobs,
             prompt_logprobs=score_prompt,
         )

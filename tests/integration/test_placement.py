@@ -9,9 +9,12 @@ from ray.cluster_utils import Cluster as RayCluster
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster import shared_places
 from cluster.auth import enable_where_possible, ensure_token
 from cluster.connect import Cluster
+from cluster.errors import UserError
 from cluster.placement import Node, Share, assigned_device
+from cluster.shared_places import Places, require_seen
 from pipelines.rlhf.stage import run
 from tests.integration.small_chat import chat_store
 from tests.integration.test_rlhf import config
@@ -61,3 +64,12 @@ def test_the_device_is_what_was_reserved(two_nodes):
     ).remote()
     beside = Worker.options(num_cpus=0.5).remote()
     assert ray.get([in_group.device.remote(), beside.device.remote()], timeout=200) == ["cuda", "cpu"]
+
+
+def test_nodes_are_asked_whether_they_see_a_place(two_nodes, tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_places, "is_this_machine", lambda host: False)
+    (tmp_path / "raw.txt").write_text("text")
+    require_seen(Places({"--root": str(tmp_path)}, {"--paths": (str(tmp_path / "raw.txt"),)}))
+    of_this_process_alone = "/proc/self/task/*/comm"
+    with pytest.raises(UserError, match="does not see"):
+        require_seen(Places({}, {"--paths": (of_this_process_alone,)}))

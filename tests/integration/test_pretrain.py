@@ -124,6 +124,18 @@ def test_finished_run_is_not_run_again(undisturbed, monkeypatch):
     assert time.monotonic() - started < 1
 
 
+def test_a_finished_run_is_extended_once(undisturbed):
+    """It goes on at the old run's place in the data; the same command again makes nothing."""
+    fields = FIELDS | {"steps": 200, "extends": "base", "optimizer": {"learning_rate": 1e-3}}
+    config = PretrainConfig(root=str(undisturbed.fetch().parents[2]), **fields)
+    extended = stage.run(config, CLUSTER)
+    assert extended.manifest["inputs"]["extends"]["ref"] == undisturbed.ref
+    records = read_records(extended.fetch() / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(161, 201))
+    assert records[0]["loss"] < 0.7 * read_records(undisturbed.fetch() / "metrics.jsonl")[0]["loss"]
+    assert stage.run(config, CLUSTER).ref == extended.ref
+
+
 def test_what_was_learned_and_what_was_written(undisturbed):
     counts = undisturbed.counts
     assert counts["heldout_bits_per_byte"] < 0.5 * counts["unigram_heldout_bits_per_byte"]

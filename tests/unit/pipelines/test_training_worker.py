@@ -1,11 +1,22 @@
-"""Workers of any number read one stream of samples; a step begins where the one before it ended."""
+"""Workers of any number read one stream of samples; a step begins where the one before it ended. A run keeps
+the precision that it was begun in, whichever machine it goes on on.
+"""
+
+import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.storage import open_storage
+from cluster.artifacts.workspace import Workspace
+from cluster.errors import UserError
 from llm.data.loader import TokenLoader
 from llm.data.order import Order
 from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json
+from llm.training import precision
 from pipelines import training_worker
 
 GLOBAL_BATCH, STEPS = 12, 6
@@ -33,3 +44,43 @@ def test_one_stream_for_any_number_of_workers(loader, world_size, monkeypatch):
             rows.append(loader.batch(step * GLOBAL_BATCH + first, count))
     assert loader.order.samples_per_epoch < GLOBAL_BATCH * STEPS, "it goes on beyond one epoch"
     assert np.array_equal(np.concatenate(rows), loader.batch(0, GLOBAL_BATCH * STEPS))
+
+
+def a_job(root, state=None, extends=None):
+    folder = Folder(open_storage(root), "models/base/1a0a")
+    if state is not None:
+        folder.write("checkpoints/step-00000040/state.json", json.dumps({"step": 40, **state}).encode())
+    return SimpleNamespace(
+        config=SimpleNamespace(precision="auto"),
+        workspace=Workspace(folder),
+        inputs={}
+        if extends is None
+        else {"extends": SimpleNamespace(ref="models/base/77c2", counts=extends)},
+    )
+
+
+@pytest.mark.parametrize(
+    "state, extends, native, expected",
+    [
+        (None, None, True, "bf16"),
+        (None, None, False, "fp32"),
+        ({"precision": "fp32"}, None, True, "fp32"),
+        ({"precision": "bf16"}, None, True, "bf16"),
+        ({"precision": "bf16"}, None, False, "models/base/1a0a was trained in bf16, .* would use fp32"),
+        ({}, None, True, "bf16"),  # written by an earlier version
+        (None, {"precision": "fp32"}, True, "fp32"),
+        (None, {"precision": "bf16"}, False, "models/base/77c2 was trained in bf16"),
+        ({"precision": "fp32"}, {"precision": "fp32"}, True, "fp32"),
+    ],
+)
+def test_a_run_keeps_its_precision_or_says_why_it_cannot(
+    state, extends, native, expected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: native)
+    job, cpu = a_job(tmp_path, state, extends), torch.device("cpu")
+    if expected in ("bf16", "fp32"):
+        assert training_worker.run_precision(job, cpu) == expected
+    else:
+        with pytest.raises(UserError, match=expected) as error:
+            training_worker.run_precision(job, cpu)
+        assert "\n" not in str(error.value)

@@ -1,12 +1,15 @@
 """One interface, two places: everything here holds on a disk and on a real S3 server."""
 
+import copy
 import pickle
+import random
 import threading
 import uuid
 from pathlib import Path
 
 import pytest
 
+from cluster.artifacts import s3_storage
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.storage import Storage, open_storage
 from cluster.errors import UserError
@@ -171,3 +174,31 @@ def _run_all(threads: list[threading.Thread]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+
+
+@pytest.mark.parametrize("size, parts", [(5 * 2**20, 0), (16 * 2**20 + 7, 4)])
+def test_a_large_file_is_sent_in_parts_and_comes_back(
+    size: int, parts: int, object_storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in object_storage.environment().items():
+        monkeypatch.setenv(name, value)
+    storage = s3_storage.S3Storage.from_environment(BUCKET, uuid.uuid4().hex)
+    transfer = copy.copy(s3_storage._TRANSFER)
+    transfer.multipart_threshold, transfer.multipart_chunksize = 8 * 2**20, 5 * 2**20
+    monkeypatch.setattr(s3_storage, "_TRANSFER", transfer)
+    sent: list[int] = []
+    events = s3_storage._client(storage.endpoint, storage.region).meta.events
+    events.register("provide-client-params.s3.UploadPart", lambda params, **_: sent.append(1), "parts")
+    try:
+        content = random.Random(size).randbytes(size)
+        (tmp_path / "file").write_bytes(content)
+        storage.upload(tmp_path / "file", "large")
+    finally:
+        events.unregister("provide-client-params.s3.UploadPart", unique_id="parts")
+    assert len(sent) == parts
+    assert storage.files("") == {"large": size}
+    storage.download("large", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content == storage.read("large")
+    with storage.open("large") as file:
+        file.seek(size - 9)
+        assert file.read() == content[-9:]

@@ -10,7 +10,7 @@ import torch
 
 from llm.models.decoder import Decoder
 from llm.models.presets import model_config
-from llm.training.checkpoint import newest_checkpoint, what_is_wrong
+from llm.training.checkpoint import newest_checkpoint, newest_state, what_is_wrong
 from llm.training.checkpoint_files import SafeReader
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import next_token_targets
@@ -54,6 +54,7 @@ def a_run(folder, **changes) -> TrainingRun:
     model.init_weights(seed=1)
     run = TrainingRun(
         model=model,
+        precision="fp32",
         recipe=RECIPE,
         folder=folder,
         micro_batches=micro_batches,
@@ -197,3 +198,12 @@ def test_index_that_names_code_is_refused(tmp_path, undisturbed):
     (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps(exec))
     with pytest.raises(pickle.UnpicklingError, match=r"builtins\.exec"):
         SafeReader(tmp_path / "dcp").read_metadata()
+
+
+def test_the_state_can_be_read_before_there_is_a_model(tmp_path):
+    assert newest_state(tmp_path / "checkpoints") is None
+    interrupted(tmp_path, at=10, precision="bf16")
+    state = newest_state(tmp_path / "checkpoints")
+    assert (state["step"], state["precision"]) == (8, "bf16")
+    (tmp_path / "checkpoints/step-00000008/state.json").write_bytes(b"torn")
+    assert newest_state(tmp_path / "checkpoints")["step"] == 4

@@ -8,9 +8,10 @@ import pytest
 import pipelines.jobs.places
 from cluster import dashboard
 from cluster.errors import UserError
+from cluster.shared_places import Places
 from pipelines.corpus.config import CorpusConfig
 from pipelines.jobs import entry
-from pipelines.jobs.places import move_place, move_places
+from pipelines.jobs.places import move_place, move_places, places_on_disk
 from pipelines.jobs.submit import main, split
 from pipelines.quickstart.config import QuickstartConfig
 
@@ -110,3 +111,10 @@ def test_a_job_says_which_variables_the_cluster_lacks(
     assert entry.main(["PRESENT,ABSENT", "ls"]) == 2
     assert "needs ABSENT, which" in capsys.readouterr().err
     assert entry.main(["PRESENT", "--version"]) == 0
+
+
+def test_places_on_a_disk_are_those_without_a_scheme() -> None:
+    corpus = CorpusConfig(root="runs/a", paths=("data/*.txt", "s3://b/c"))
+    found = places_on_disk(corpus, CorpusConfig(root="runs/a", source="python-stdlib"))
+    assert (found.written, found.read) == ({"--root": "runs/a"}, {"--paths": ("data/*.txt",)})
+    assert places_on_disk(CorpusConfig(root="s3://b/a", source="python-stdlib")) == Places({}, {})
