@@ -14,6 +14,7 @@ _LOOK_SECONDS = 5.0
 """Between two looks. What is short at two looks in a row is told: a process that starts is no shortage."""
 _REPEAT_SECONDS = 60.0
 _LONGEST_REPEAT_SECONDS = 960.0
+_LONGEST_STOP_SECONDS = 2.0  # A cluster that does not answer must not hold up a command that ends.
 
 Resources = Mapping[str, float]
 """CPU and GPU in numbers, memory in bytes, as Ray counts them."""
@@ -41,7 +42,7 @@ class Watch:
     def stop(self) -> None:
         """Before Ray stops: a thread that is still in Ray then takes the process down."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_STOP_SECONDS)
 
     def _run(self) -> None:
         was_short, next_time, pause = False, 0.0, _REPEAT_SECONDS
