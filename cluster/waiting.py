@@ -14,6 +14,7 @@ _LOOK_SECONDS = 5.0
 """Between two looks. What is short at two looks in a row is told: a process that starts is no shortage."""
 _REPEAT_SECONDS = 60.0
 _LONGEST_REPEAT_SECONDS = 960.0
+_LONGEST_STOP_SECONDS = 2.0  # A cluster that does not answer must not hold up a command that ends.
 
 Resources = Mapping[str, float]
 """CPU and GPU in numbers, memory in bytes, as Ray counts them."""
@@ -41,19 +42,37 @@ class Watch:
     def stop(self) -> None:
         """Before Ray stops: a thread that is still in Ray then takes the process down."""
         self._stopped.set()
-        self._thread.join()
+        self._thread.join(_LONGEST_STOP_SECONDS)
 
     def _run(self) -> None:
-        was_short, next_time, pause = False, 0.0, _REPEAT_SECONDS
+        told = Told()
         while not self._stopped.wait(_LOOK_SECONDS):
             line = _look()
-            if line is None:
-                was_short, pause = False, _REPEAT_SECONDS
-            elif was_short and time.monotonic() >= next_time:
-                self._say(line)
-                next_time = time.monotonic() + pause
-                pause = min(2 * pause, _LONGEST_REPEAT_SECONDS)
-            was_short = line is not None
+            if told.is_due(line, time.monotonic()):
+                self._say(str(line))
+
+
+class Told:
+    """What was said when: the same is said again after one minute, then two, four … at most 16."""
+
+    def __init__(self) -> None:
+        self._was_short = False
+        self._wanted, self._time, self._pause = "", 0.0, _REPEAT_SECONDS
+
+    def is_due(self, line: str | None, now: float) -> bool:
+        """Whether to say the line of this look (None: nothing is short) at `now`, in seconds."""
+        was_short, self._was_short = self._was_short, line is not None
+        if line is None:
+            self._pause = _REPEAT_SECONDS
+            return False
+        wanted = line.partition(":")[0]  # The rest, what is free, changes all the time.
+        is_news = wanted != self._wanted
+        if not was_short or not (is_news or now >= self._time + self._pause):
+            return False
+        repeated = min(2 * self._pause, _LONGEST_REPEAT_SECONDS)
+        self._pause = _REPEAT_SECONDS if is_news else repeated
+        self._wanted, self._time = wanted, now
+        return True
 
 
 def shortage(wanted: Sequence[Sequence[Resources]], nodes: Sequence[Room]) -> str | None:

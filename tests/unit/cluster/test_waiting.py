@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.waiting import Room, shortage
+from cluster.waiting import Room, Told, shortage
 
 GIB = 2**30
 
@@ -40,3 +40,20 @@ def node(total: float, free: float, **more: tuple[float, float]) -> Room:
 )
 def test_what_has_no_room(wanted, nodes, line):
     assert shortage(wanted, nodes) == line
+
+
+def test_a_line_is_repeated_ever_more_rarely():
+    told, line = Told(), "waiting for 2 CPUs: {} of 8 CPUs free"
+    looks = {now: told.is_due(line.format(now % 2), now) for now in range(5, 2500, 5)}
+    assert [now for now, due in looks.items() if due] == [10, 70, 190, 430, 910, 1870]
+
+
+def test_what_is_short_for_one_look_alone_is_not_told_and_news_is_told_at_once():
+    told = Told()
+    lines = [None, "waiting for 1 CPU: x", None, "waiting for 1 CPU: x", "waiting for 1 CPU: y"]
+    assert [told.is_due(line, 5.0 * at) for at, line in enumerate(lines)] == [False] * 4 + [True]
+    assert told.is_due("waiting for 1 GPU: x", 25.0)
+    assert not told.is_due(None, 30.0)
+    assert not told.is_due("waiting for 1 GPU: x", 35.0)
+    assert not told.is_due("waiting for 1 GPU: x", 40.0), "the same within a minute"
+    assert told.is_due("waiting for 1 GPU: x", 85.0)

@@ -25,7 +25,7 @@ def failing(monkeypatch):
         return {unit.id: done[unit.id] for unit in units if unit.id in done}
 
     monkeypatch.setattr(stage, "run_units", run_units)
-    monkeypatch.setattr(pipelines.corpus_pieces, "MIN_UNIT_BYTES", 1)
+    monkeypatch.setattr(pipelines.corpus_pieces, "MIN_UNIT_BYTES", 70)  # a file of `sources` each
     return names
 
 
@@ -60,7 +60,8 @@ def test_a_unit_that_can_be_read_at_the_second_run_counts_in_every_step(
         patch.setattr(stage, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             run(first, sources)
-    draft = killed.call_args.args[1]
+    _, draft, written = killed.call_args.args
+    assert len(written) == 2, "of three"
     draft.close()  # as the end of the process would
     failing.clear()
     again = run(first, sources)
