@@ -35,7 +35,7 @@ def config(root: Path, **changes) -> RLHFConfig:
         "root": str(root),
         "name": "aligned",
         "corpus": "small",
-        "iterations": 8,
+        "iterations": 12,
         "prompts": 32,
         "rollouts": 32,  # every iteration asks the same, so that scores can be compared
         "max_prompt_tokens": 16,
@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
 
 def test_the_policy_learns_what_is_rewarded(undisturbed):
     metrics = [json.loads(line) for line in undisturbed[1].splitlines()]
-    assert [record["step"] for record in metrics] == list(range(1, 9))
+    assert [record["step"] for record in metrics] == list(range(1, 13))
     scores = [record["score"] for record in metrics]
     assert sum(scores[-3:]) / 3 > sum(scores[:2]) / 2 + 0.2, "the policy learns from the second iteration on"
     assert metrics[0]["kl"] == pytest.approx(0, abs=1e-6)
