@@ -14,11 +14,12 @@ def exit_code(artifact: Artifact) -> int:
 
 def made_since(artifact: Artifact, began: float) -> bool:
     """Whether the artifact was made after the time ``began``, or was there before."""
-    return bool(artifact.run()["started"] >= began)
+    return bool(artifact.run().get("started", 0) >= began)
 
 
 def outcome(artifact: Artifact, began: float) -> str:
     """``tokens/default/1a2b…: done in 3.2 s, 5.4 MiB``, or that it was done already."""
-    done = "done in" if made_since(artifact, began) else "already done, in"
-    took = format_seconds(artifact.run()["seconds"])
-    return f"{artifact.ref}: {done} {took}, {format_bytes(artifact.bytes)}"
+    done = "done" if made_since(artifact, began) else "already done"
+    seconds = artifact.run().get("seconds")
+    took = "" if seconds is None else f"{' in' if done == 'done' else ', in'} {format_seconds(seconds)}"
+    return f"{artifact.ref}: {done}{took}, {format_bytes(artifact.bytes)}"

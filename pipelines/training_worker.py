@@ -85,9 +85,8 @@ def run_precision(job: TrainingJob, device: torch.device) -> Precision:
     try:
         return keep_precision(job.config.precision, begun.get("precision"), device)
     except PrecisionError as error:
-        raise UserError(
-            f"{ref} {error}; go on where all do, or start another run with --precision fp32"
-        ) from error
+        other = "--precision fp32" + (" and without --extends" if extended is not None else "")
+        raise UserError(f"{ref} {error}; go on where all do, or start another run with {other}") from error
 
 
 def sharded_model(

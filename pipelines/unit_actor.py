@@ -9,7 +9,7 @@ import psutil
 
 from cluster.artifacts.files import is_disk_full
 from cluster.artifacts.ledger import Ledger
-from cluster.errors import UserError
+from cluster.errors import StorageError, UserError
 
 _SLACK_BYTES = 512 * 2**20
 """Address space for the stacks of threads and the like, which counts although it is never touched."""
@@ -60,12 +60,12 @@ class UnitActor:
             # Before the work: if it takes this process down, it has been counted.
             self._ledger.attempt(self._run_id, id, attempt)
             self._ledger.commit(id, self._worker.run(id, json.loads(payload)))
-        except InputError as error:
+        except StorageError as error:
+            return Status(id, str(error))
+        except (InputError, UserError) as error:
             return Status(id, str(error), is_input_error=True)
         except MemoryError as error:
             return Status(id, f"out of memory ({error or 'MemoryError'}); raise --memory-per-worker")
-        except UserError as error:
-            return Status(id, str(error))
         except OSError as error:
             full = (
                 "the disk is full; make room" if is_disk_full(error) else f"{type(error).__name__}: {error}"

@@ -104,11 +104,14 @@ def make_parts(
     }
     was_read = run_units(units, ReadWorker, read, title=f"{config.name}: read", **pool)
 
+    if not was_read:
+        raise UserError(f"{config.name}: no unit of the input could be read; the errors are listed above")
     numbers = [unit.removeprefix("read-") for unit in was_read]
     units_read = hashlib.sha256("\n".join(numbers).encode()).hexdigest()[:8]
     by_range = [Unit(f"dedup-{units_read}-{number:05d}", {"range": number}) for number in range(ranges)]
     dedup = {"work": work, "units": numbers, "units_read": units_read}
-    run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **pool)
+    all_of_them = {**pool, "config": config.model_copy(update={"max_failed_units": 0})}
+    run_units(by_range, DedupWorker, dedup, title=f"{config.name}: find duplicates", **all_of_them)
 
     parts = [
         Unit(

@@ -65,7 +65,7 @@ def collect(steps: list[Step], artifacts: list[Artifact], peak_memory_bytes: int
         parse_rate_finetuned=_rate(results["parse_rate"]["baseline"]),
         win_rate=_rate(results["win_rate"]),
         seconds={
-            _label(step): round(artifact.run()["seconds"], 2)
+            _label(step): round(artifact.run().get("seconds", 0.0), 2)
             for step, artifact in zip(steps, artifacts, strict=True)
         },
         peak_memory_bytes=peak_memory_bytes,

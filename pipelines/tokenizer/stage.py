@@ -1,5 +1,6 @@
 """Tokenizer: text corpus → tokenizers/NAME. Actors take the sample; one process trains on it."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 
@@ -24,8 +25,6 @@ from pipelines.tokenizer.sample_worker import SAMPLE_FOLDER, SampleWorker
 from pipelines.units import Unit, run_units
 
 LOGIC_VERSION = 1
-TRAINED = "train"
-"""The unit of the ledger that the training is."""
 
 
 def resolve_inputs(config: TokenizerConfig, store: ArtifactStore) -> dict[str, Artifact]:
@@ -88,7 +87,9 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
 
 def train(config: TokenizerConfig, draft: Draft, sample: list[str]) -> bytes:
     """Train in one process on the sample's files; the model, or that of a run before this one."""
-    if TRAINED in draft.ledger.done():
+    # With --max-failed-units, a later run may have more of the sample.
+    trained = f"train-{hashlib.sha256(' '.join(sample).encode()).hexdigest()[:8]}"
+    if trained in draft.ledger.done():
         return draft.folder.read(MODEL_FILE)
     with stage_progress(f"{config.name}: train", total=1, unit="tokenizer") as progress:
         try:
@@ -106,7 +107,7 @@ def train(config: TokenizerConfig, draft: Draft, sample: list[str]) -> bytes:
                 raise UserError(str(error.cause)) from None
             raise
         progress.update(1)
-    draft.ledger.commit(TRAINED, {"files": {MODEL_FILE: draft.folder.write(MODEL_FILE, model)}})
+    draft.ledger.commit(trained, {"files": {MODEL_FILE: draft.folder.write(MODEL_FILE, model)}})
     return model
 
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from cluster.artifacts.manifest import MANIFEST
-from tests.faults.killing import Outcome, Reference, finish, link_tree, start, wait_for
+from tests.faults.killing import Outcome, Reference, end, finish, link_tree, start, wait_for
 from tests.faults.object_storage_faults import bucket_for
 
 _AT_ONCE = "is being made by"
@@ -46,11 +46,11 @@ def paused(reference: Reference, index: int, seed: int, scratch: Path) -> Outcom
     first = start(root, index)
     wait_for(draft, first)
     time.sleep(reference.seconds[index] * choice.uniform(0.1, 0.7))
-    if first.poll() is not None:
-        finish(first)
+    first.send_signal(signal.SIGSTOP)
+    if first.poll() is not None or (draft / MANIFEST).exists():
+        end(first)
         shutil.rmtree(root)
         return Outcome(1, same=True, missed=True)
-    first.send_signal(signal.SIGSTOP)
     second = start(root, index)
     said = finish(second)
     problems = [] if second.returncode == 0 else [f"the second: {said.strip()[-200:]}"]

@@ -1,6 +1,5 @@
 """Stages that go on redo what is damaged or gone; one whose manifest was deleted makes the same again."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ from llm.engine.request import Completion
 from pipelines import corpus_pieces
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
-from pipelines.corpus.read_worker import ReadWorker
 from pipelines.preferences import stage as preferences_stage
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.prompts import Prompt
@@ -24,19 +22,9 @@ from pipelines.tokenizer import stage as tokenizer_stage
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
+from tests.unit.pipelines.units_here import NO_CLUSTER, UnitsHere
 
 STAGES = ("corpus", "tokenizer", "tokens", "preferences")
-CLUSTER = SimpleNamespace(connect=lambda: None, share=lambda count: None)
-
-
-def run_here(units, worker, options, *, draft, config, title):
-    """`run_units` without Ray."""
-    working = worker(**options)
-    for unit in units:
-        if unit.id not in draft.ledger.done():
-            draft.ledger.commit(unit.id, working.run(unit.id, json.loads(json.dumps(unit.payload))))
-    done = draft.ledger.done()
-    return {unit.id: done[unit.id] for unit in units}
 
 
 class EnginesHere:
@@ -66,7 +54,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
     """Runs a stage by name, in this process; what it reads is made first."""
     monkeypatch.setattr(corpus_pieces, "MIN_UNIT_BYTES", 4_000)
     for stage in (corpus_stage, tokenizer_stage, tokens_stage):
-        monkeypatch.setattr(stage, "run_units", run_here)
+        monkeypatch.setattr(stage, "run_units", UnitsHere())
     monkeypatch.setattr(
         tokenizer_stage, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
     )
@@ -107,8 +95,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
 
     def run(stage: str) -> Artifact:
         for needed in needs.get(stage, []):
-            modules[needed].run(configs[needed], CLUSTER)
-        return modules[stage].run(configs[stage], CLUSTER)
+            modules[needed].run(configs[needed], NO_CLUSTER)
+        return modules[stage].run(configs[stage], NO_CLUSTER)
 
     return run
 
@@ -188,18 +176,14 @@ def test_parts_without_a_ledger_are_made_again(run, stage, monkeypatch) -> None:
     assert run(stage).folder.read("manifest.json") == first
 
 
-def test_a_unit_that_is_read_late_brings_no_duplicates(run, monkeypatch) -> None:
-    """It failed in an earlier run, which was killed; the others' duplicates had been found without it."""
-    whole = run("corpus").manifest
-
-    def without_the_first(units, worker, options, **more):
-        return run_here(units[worker is ReadWorker :], worker, options, **more)
-
-    monkeypatch.setattr(corpus_stage, "run_units", without_the_first)
-    run("corpus").folder.delete()
-    run_until_commit(run, "corpus", monkeypatch)
-    monkeypatch.setattr(corpus_stage, "run_units", run_here)
-    assert run("corpus").manifest == whole
+def test_a_tokenizer_is_trained_again_on_a_sample_that_has_grown(run, monkeypatch) -> None:
+    """A unit failed in an earlier run, which was killed once its tokenizer was trained."""
+    whole = run("tokenizer").folder.read("manifest.json")
+    run("tokenizer").folder.delete()
+    monkeypatch.setattr(tokenizer_stage, "run_units", UnitsHere(["sample-00000"]))
+    run_until_commit(run, "tokenizer", monkeypatch)
+    monkeypatch.setattr(tokenizer_stage, "run_units", UnitsHere())
+    assert run("tokenizer").folder.read("manifest.json") == whole
 
 
 def test_a_damaged_record_is_a_unit_to_do_again(run, monkeypatch) -> None:
@@ -207,32 +191,3 @@ def test_a_damaged_record_is_a_unit_to_do_again(run, monkeypatch) -> None:
     for name in draft.ledger.folder.files():
         draft.ledger.folder.write(name, b"{half")
     assert list(verify(run("tokens"))) == []
-
-
-def test_a_file_that_vanishes_before_the_commit_is_named(tmp_path: Path) -> None:
-    draft = ArtifactStore(tmp_path).begin(
-        kind="corpora", name="a", stage="made", logic_version=1, what={}, inputs={}
-    )
-    draft.write("one.txt", b"hello")
-    draft.write("two.txt", b"hello")
-    draft.folder.delete(["one.txt"])
-    with pytest.raises(UserError, match=r"one\.txt is missing, 5 bytes were written.*; run again"):
-        draft.commit({})
-    draft.write("one.txt", b"hello")
-    draft.folder.write("two.txt", b"hell")
-    with pytest.raises(UserError, match=r"two\.txt has 4 bytes"):
-        draft.commit({})
-    assert ArtifactStore(tmp_path).artifacts() == []
-
-
-def test_the_ledger_goes_before_the_files_that_it_speaks_of(tmp_path: Path, monkeypatch) -> None:
-    draft = ArtifactStore(tmp_path).begin(
-        kind="corpora", name="a", stage="made", logic_version=1, what={}, inputs={}
-    )
-    (draft.folder / "work").write("x", b"1")
-    draft.ledger.commit("unit", {"files": {}})
-    draft.commit({})
-    removed = []
-    monkeypatch.setattr(type(draft.folder), "delete", lambda folder: removed.append(folder.prefix))
-    draft.discard_work("work")
-    assert removed == [f"{draft.ref}/ledger", f"{draft.ref}/work"]

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import s3_storage
+from cluster.artifacts import s3_connection
 from cluster.artifacts.s3_storage import S3Storage
 from cluster.artifacts.store import ArtifactStore
 from pipelines.corpus import inputs, stage
 from pipelines.corpus.config import CorpusConfig
 from tests.object_storage import BUCKET
-from tests.unit.pipelines.corpus.without_ray import make_corpus
+from tests.unit.pipelines.units_here import NO_CLUSTER, UnitsHere
 
 
 def texts() -> list[str]:
@@ -42,9 +42,10 @@ def test_several_hash_ranges_find_the_duplicates_that_one_finds(
     for range_bytes in (stage.RANGE_BYTES, 4_000, 300):
         monkeypatch.setattr(stage, "RANGE_BYTES", range_bytes)
         config = CorpusConfig(root=str(tmp_path / str(range_bytes)), paths=(str(raw),))
-        corpora.append(make_corpus(config, monkeypatch))
-        ledger = ArtifactStore(config.root).storage.files(f"{corpora[-1].ref}/ledger")
-        ranges.append(sum("/dedup-" in name for name in ledger))
+        units = UnitsHere()
+        monkeypatch.setattr(stage, "run_units", units)
+        corpora.append(stage.run(config, NO_CLUSTER))
+        ranges.append(sum(unit.startswith("dedup-") for unit in units.ran))
     one, few, many = corpora
     assert ranges[0] == 1 < ranges[1] < ranges[2], "the ranges are what differs"
     assert (one.counts["documents"], one.counts["removed"]) == (150, {"duplicate": 250})
@@ -63,7 +64,7 @@ def bucket(object_storage, monkeypatch: pytest.MonkeyPatch) -> str:
 def listings(bucket: str) -> Iterator[list[str]]:
     """The prefix of each listing that is asked for from now on."""
     storage = S3Storage.from_environment(BUCKET, "")
-    events = s3_storage._client(storage.endpoint, storage.region).meta.events
+    events = s3_connection.client(storage.endpoint, storage.region).meta.events
     asked: list[str] = []
 
     def note(params: dict, **_: object) -> None:
@@ -92,11 +93,12 @@ def test_raw_inputs_in_a_bucket_are_listed_once_a_step(
     assert (of(f"{bucket}/raw", listings), len(listings)) == (1, 1)
 
     monkeypatch.setattr(inputs, "unit_bytes", lambda total: 1_500)
-    made = make_corpus(config, monkeypatch)
+    monkeypatch.setattr(stage, "run_units", UnitsHere())
+    made = stage.run(config, NO_CLUSTER)
     assert of(f"{bucket}/raw", listings) == 2
 
     listings.clear()
     stage.resolve_inputs(config, ArtifactStore(config.root))
-    assert make_corpus(config, monkeypatch).ref == made.ref
+    assert stage.run(config, NO_CLUSTER).ref == made.ref
     assert of(f"{bucket}/raw", listings) == 2
     assert len(listings) == 2, "a finished stage is found by its version, not by looking"
