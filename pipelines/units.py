@@ -204,10 +204,20 @@ def _report(title: str, failures: dict[str, str], total: int, draft: Draft, allo
             console.print(f"  {unit}: {error}", markup=False)
         draft.note(failed_units={**draft.facts.get("failed_units", {}), **failures})
         return
-    named = [f"{unit}: {error}" for unit, error in list(failures.items())[:_NAMED_FAILURES]]
-    more = f"; and {len(failures) - len(named)} more" if len(failures) > len(named) else ""
     raise UserError(
-        f"{title}: {len(failures)} of {total} units failed ({'; '.join(named)}{more}); "
+        f"{title}: {len(failures)} of {total} units failed ({_named(failures)}); "
         f"mend the input and run again (finished units are kept), or allow some with --max-failed-units; "
         f"all are listed in {draft.ledger.folder}/quarantine.json"
     )
+
+
+def _named(failures: dict[str, str]) -> str:
+    """A few failures; those with the same error as one."""
+    units: dict[str, list[str]] = {}
+    for unit, error in failures.items():
+        units.setdefault(error, []).append(unit)
+    named = [
+        f"{same[0]}{f' and {len(same) - 1} more' if same[1:] else ''}: {error}"
+        for error, same in list(units.items())[:_NAMED_FAILURES]
+    ]
+    return "; ".join(named + ["and others"] * (len(units) > len(named)))

@@ -31,8 +31,10 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     if isinstance(started, Artifact):
         return started
 
-    cluster.connect()
     corpus, tokenizer = inputs["corpus"], inputs["tokenizer"]
+    # Here too, so that a damaged tokenizer is one error before anything starts.
+    encoder = load_tokenizer(tokenizer.fetch(MODEL_FILE))
+    cluster.connect()
     units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     records = run_units(
         units,
@@ -50,7 +52,6 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
         raise UserError(f"{inputs['corpus'].ref} has no document in its training split")
     for record in records.values():
         started.include(record["files"])
-    encoder = load_tokenizer(tokenizer.fetch(MODEL_FILE))
     content = shards_json(encoder.vocab_size, encoder.fingerprint, encoder.eos_id, splits)
     started.write(SHARDS_FILE, content)
     return started.commit(counts=_count(encoder.vocab_size, splits))

@@ -1,4 +1,4 @@
-"""Every fault against every stage, and a table of what came of it.
+"""Every fault against corpus, tokens, pretrain, finetune, reward and rlhf, and a table of what came of it.
 
     python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT] [--at-once N]
 

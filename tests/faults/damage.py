@@ -88,7 +88,9 @@ def damage_manifest(reference: Reference, index: int, damage: str, seed: int, sc
 def damage_input_in_bucket(
     reference: Reference, index: int, damage: str, seed: int, scratch: Path
 ) -> Outcome:
-    """As `damage_input`, where the input is in object storage."""
+    """As `damage_input`, where the input is in object storage; there a stage only looks at what it reads, and
+    with the rest it makes the same.
+    """
     choice = random.Random(f"bucket/{index}/{damage}/{seed}")
     expected = reference.artifact(index)
     source = choice.choice(sorted(each["ref"] for each in expected.manifest["inputs"].values()))
@@ -106,6 +108,8 @@ def damage_input_in_bucket(
         process = start(bucket.root, index, environment=bucket.environment)
         errors = finish(process)
         made = bucket.read(f"{expected.ref}/{MANIFEST}")
+    if process.returncode == 0:
+        return Outcome(1, same=made == expected.folder.read(MANIFEST))
     return _refusal(process.returncode, errors, f"{source}/{file}", made is not None)
 
 
@@ -173,7 +177,8 @@ def fill_disk(reference: Reference, index: int, seed: int, scratch: Path) -> Out
 
 def _refusal(code: int, errors: str, culprit: str, made: bool) -> Outcome:
     """Whether a run ended with one line that names the culprit, and without an artifact."""
-    problems = [] if code == 2 and errors.count("\n") == 1 else [f"exit code {code}"]
+    is_one_line = code == 2 and errors.count("\n") == 1
+    problems = [] if is_one_line else [f"exit code {code}: {errors.strip()[-300:]}"]
     problems += [] if culprit in errors else [f"the error does not name {culprit}: {errors.strip()[-300:]}"]
     problems += ["a half-made artifact"] if made else []
     return Outcome(1, refused=not problems, same=False, problems=problems)
