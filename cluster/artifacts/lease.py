@@ -176,6 +176,11 @@ def is_held(folder: Folder, name: str) -> bool:
     return _is_held(_read(folder, name))
 
 
+def note_of_commit(folder: Folder, name: str) -> dict[str, Any] | None:
+    """The note of the holder who ended the lease with success; None if nobody did."""
+    return _note(_read(folder, name))
+
+
 def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
     """(name, holder, inputs) of every lease in `folder` that is held, as `is_held` sees it."""
     names = [name for name in folder.files() if name.endswith(".json")]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.artifacts.draft import existing
 from cluster.artifacts.folder import Folder
-from cluster.artifacts.lease import LEASES, is_held
+from cluster.artifacts.lease import LEASES, is_held, note_of_commit
 from cluster.artifacts.ledger import LEDGER
 from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.manifest_format import parse_files
@@ -51,7 +51,7 @@ def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: b
     except DamagedManifest:
         return  # whoever makes it again goes on from what is there
     if artifact is None:
-        if drafts:
+        if drafts and not _is_decided(siblings, version, sizes):
             yield from _found(folder, sizes, list(sizes), "unfinished")
         return
     between = [name for name in sizes if name.split("/")[0] in _BETWEEN_STEPS or name.endswith(".pending")]
@@ -64,6 +64,12 @@ def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: b
         yield from _found(folder, sizes, names, "old or damaged checkpoint")
     replaced = siblings / f".replaced-{version}"
     yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+
+
+def _is_decided(siblings: Folder, version: str, sizes: dict[str, int]) -> bool:
+    """Whether it was committed by a process that died before it wrote the manifest: the next run does."""
+    note = note_of_commit(siblings, f"{LEASES}/{version}.json")
+    return note is not None and note.get("pending") in sizes
 
 
 def _is_stray(artifact: Artifact, name: str) -> bool:

@@ -105,3 +105,19 @@ def test_gc_spares_artifacts_drafts_and_whoever_works(store: ArtifactStore, tmp_
     unfinished.close()
     gc.run(gc.GcConfig(root=store.root, drafts=True))
     assert store.storage.files(f"models/b/{unfinished.version}") == {}
+
+
+def test_gc_spares_what_was_committed_by_a_process_that_died_before_the_manifest(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: Draft, note: dict[str, Any]) -> None:
+        raise RuntimeError("died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Draft, "_finish_commit", die)
+        with pytest.raises(RuntimeError, match="died"):
+            make(store, "models/a")
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    finished = store.begin(kind="models", name="a", stage="made", logic_version=1, what={}, inputs={})
+    assert isinstance(finished, Artifact)
+    assert list(verify(finished)) == []
