@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ LEASES = ".leases"
 """Folder of the leases of a name's versions: KIND/NAME/.leases/VERSION.json."""
 
 _POLL_SECONDS = 0.5
+_THREADS = 16
 
 
 class LeaseLost(UserError):
@@ -142,21 +144,12 @@ class Lease:
         if not _is_held(found):
             return True
         announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
-        silence, looked = 0.0, time.monotonic()
-        while silence < TTL_SECONDS:
-            time.sleep(_POLL_SECONDS)
-            now = _read(self._folder, self._name)
-            # Storage that keeps us waiting may keep the holder from renewing too: that is no silence.
-            silence += min(time.monotonic() - looked, RENEW_SECONDS)
-            looked = time.monotonic()
-            if now == found:
-                continue
-            if _parse(now).get("state") != "held":
-                return False
-            raise UserError(
-                f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it"
-            )
-        return True
+        (now,) = watch([(self._folder, self._name, found)])
+        if now == found:
+            return True
+        if _parse(now).get("state") != "held":
+            return False
+        raise UserError(f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it")
 
     def _state(self, state: str, note: dict[str, Any] | None = None) -> bytes:
         content = {
@@ -174,6 +167,45 @@ class Lease:
 def is_held(folder: Folder, name: str) -> bool:
     """Whether somebody holds the lease, as far as can be seen without waiting."""
     return _is_held(_read(folder, name))
+
+
+def held_elsewhere(folder: Folder, name: str) -> bytes | None:
+    """The lease's content if another machine's process holds it: only a `watch` shows if that lives."""
+    content = _read(folder, name)
+    return content if _is_held(content) and _parse(content)["holder"]["machine"] != _machine() else None
+
+
+def watch(leases: Sequence[tuple[Folder, str, bytes]]) -> list[bytes | None]:
+    """What becomes of the contents of leases; who keeps theirs for TTL_SECONDS of our clock is dead.
+
+    Looks at all together, and no longer than it takes to see every one change.
+    """
+    contents: list[bytes | None] = [seen for _, _, seen in leases]
+    silence, looked = 0.0, time.monotonic()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while silence < TTL_SECONDS:
+            waiting = [at for at, (_, _, seen) in enumerate(leases) if contents[at] == seen]
+            if not waiting:
+                break
+            time.sleep(_POLL_SECONDS)
+            for at, now in zip(waiting, pool.map(lambda at: _read(*leases[at][:2]), waiting), strict=True):
+                contents[at] = now
+            # Storage that keeps us waiting may keep the holder from renewing too: that is no silence.
+            silence += min(time.monotonic() - looked, RENEW_SECONDS)
+            looked = time.monotonic()
+    return contents
+
+
+def release_dead(folder: Folder, name: str, content: bytes) -> bool:
+    """End the tenure of a holder who was silent in a `watch`. False if it lives: it has renewed since."""
+    state = _parse(content)
+    released = state | {
+        "state": "released",
+        "token": state["token"] + 1,
+        "tenure": uuid.uuid4().hex,
+        "holder": _this_process(),
+    }
+    return folder.storage.swap(folder.key(name), content, json.dumps(released, sort_keys=True).encode())
 
 
 def note_of_commit(folder: Folder, name: str) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """What can go of the versions under a root; nothing of one whose lease is held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from cluster.artifacts.draft import existing
@@ -31,16 +31,21 @@ class Litter:
     reason: str
 
 
-def find_litter(store: ArtifactStore, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
-    """What can go, version by version. With `drafts`, also unfinished artifacts that nobody works on."""
+def find_litter(
+    store: ArtifactStore, keep_checkpoints: int, drafts: bool, dead: Set[str] = frozenset()
+) -> Iterator[Litter]:
+    """What can go, version by version. With `drafts`, also unfinished artifacts that nobody works on.
+
+    dead: refs whose leases count as free, whoever holds them.
+    """
     for kind in KINDS:
         for name in store.storage.folders(kind):
             siblings = Folder(store.storage, f"{kind}/{name}")
             versions = siblings.folders()
             for version in versions:
-                if not is_held(siblings, f"{LEASES}/{version}.json"):
+                if _is_free(siblings, version, dead):
                     yield from _of_version(siblings, version, keep_checkpoints, drafts)
-            yield from _dead_leases(siblings / LEASES, versions)
+            yield from _dead_leases(siblings, versions, dead)
 
 
 def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
@@ -106,13 +111,20 @@ def _is_whole(folder: Folder, checkpoint: str, sizes: dict[str, int]) -> bool:
     return all(sizes.get(f"{checkpoint}/{name}") == entry["bytes"] for name, entry in files.items())
 
 
-def _dead_leases(leases: Folder, versions: list[str]) -> Iterator[Litter]:
+def _dead_leases(siblings: Folder, versions: list[str], dead: Set[str]) -> Iterator[Litter]:
     """Leases of versions that are gone. That of a version that is there may be taken at any moment."""
+    leases = siblings / LEASES
     sizes = leases.files()
     gone = [
-        name for name in sizes if name.removesuffix(".json") not in versions and not is_held(leases, name)
+        name
+        for name in sizes
+        if (version := name.removesuffix(".json")) not in versions and _is_free(siblings, version, dead)
     ]
     yield from _found(leases, sizes, gone, "leases of versions that were removed")
+
+
+def _is_free(siblings: Folder, version: str, dead: Set[str]) -> bool:
+    return f"{siblings.prefix}/{version}" in dead or not is_held(siblings, f"{LEASES}/{version}.json")
 
 
 def _found(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Iterator[Litter]:

@@ -1,12 +1,14 @@
 """``manta rm``: remove artifacts that nothing else was made from."""
 
+from functools import partial
 from typing import Annotated
 
 import tyro
 
 from cluster.artifacts.manifest import MANIFEST, Artifact
-from cluster.artifacts.store import ArtifactStore
+from cluster.artifacts.store import ArtifactStore, AtWork
 from cluster.errors import UserError
+from pipelines.inspect.dead import release_the_dead
 from pipelines.inspect.format import format_bytes
 from pipelines.inspect.show import find
 from pipelines.progress import console
@@ -36,7 +38,7 @@ def run(config: RmConfig) -> None:
         for source in user.manifest["inputs"].values():
             if source["ref"] in chosen and user.ref not in chosen:
                 raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
-    check_idle(store, set(chosen))
+    check_idle(store, set(chosen), config.dry_run)
     for artifact in chosen.values():
         if not config.dry_run:
             remove(store, artifact)
@@ -44,17 +46,25 @@ def run(config: RmConfig) -> None:
         console.print(f"{verb} {artifact.ref}, {format_bytes(artifact.bytes)}")
 
 
-def check_idle(store: ArtifactStore, refs: set[str]) -> None:
+def check_idle(store: ArtifactStore, refs: set[str], dry_run: bool) -> None:
     """Raise UserError if somebody makes one of the artifacts, or makes another from it.
 
-    What has only loaded it, a service or a chat, is not known here.
+    Whoever seems to on another machine is watched first, and released if dead, but for a `dry_run`. What has
+    only loaded an artifact, a service or a chat, is not known here.
     """
-    mend = "wait for it or stop it (if it is dead, the command that it ran takes over)"
-    for each in store.at_work():
+    dead = release_the_dead(store, _concerned(store, refs), partial(console.print, markup=False), dry_run)
+    mend = "wait for it or stop it"
+    for each in _concerned(store, refs):
+        if each.ref in dead:
+            continue
         if each.ref in refs:
             raise UserError(f"{each.ref} is being made by {each.holder}; {mend}")
         for source in refs & set(each.inputs):
             raise UserError(f"{source} is read by {each.holder}, which makes {each.ref}; {mend}")
+
+
+def _concerned(store: ArtifactStore, refs: set[str]) -> list[AtWork]:
+    return [each for each in store.at_work() if each.ref in refs or refs & set(each.inputs)]
 
 
 def remove(store: ArtifactStore, artifact: Artifact) -> None:
