@@ -13,8 +13,6 @@ another content and is refused. So of two writers one commits, whatever the timi
 
 import contextlib
 import json
-import os
-import socket
 import threading
 import time
 import uuid
@@ -23,9 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from cluster.artifacts.folder import Folder
+from cluster.artifacts.holder import is_gone, this_machine, this_process
 from cluster.errors import UserError
 
 TTL_SECONDS = 30.0
@@ -157,7 +154,7 @@ class Lease:
             "token": self.token,
             "tenure": self._tenure,
             "renewal": uuid.uuid4().hex,
-            "holder": _this_process(),
+            "holder": this_process(),
             "inputs": self._inputs,
             **({"note": note} if note else {}),
         }
@@ -172,7 +169,7 @@ def is_held(folder: Folder, name: str) -> bool:
 def held_elsewhere(folder: Folder, name: str) -> bytes | None:
     """The lease's content if another machine's process holds it: only a `watch` shows if that lives."""
     content = _read(folder, name)
-    return content if _is_held(content) and _parse(content)["holder"]["machine"] != _machine() else None
+    return content if _is_held(content) and _parse(content)["holder"]["machine"] != this_machine() else None
 
 
 def watch(leases: Sequence[tuple[Folder, str, bytes]]) -> list[bytes | None]:
@@ -203,7 +200,7 @@ def release_dead(folder: Folder, name: str, content: bytes) -> bool:
         "state": "released",
         "token": state["token"] + 1,
         "tenure": uuid.uuid4().hex,
-        "holder": _this_process(),
+        "holder": this_process(),
     }
     return folder.storage.swap(folder.key(name), content, json.dumps(released, sort_keys=True).encode())
 
@@ -211,6 +208,12 @@ def release_dead(folder: Folder, name: str, content: bytes) -> bool:
 def note_of_commit(folder: Folder, name: str) -> dict[str, Any] | None:
     """The note of the holder who ended the lease with success; None if nobody did."""
     return _note(_read(folder, name))
+
+
+def inputs_of(folder: Folder, name: str) -> list[str] | None:
+    """What the last holder read; None if the lease does not say."""
+    inputs = _parse(_read(folder, name)).get("inputs")
+    return inputs if isinstance(inputs, list) else None
 
 
 def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
@@ -236,7 +239,7 @@ def _note(content: bytes | None) -> dict[str, Any] | None:
 
 def _is_held(content: bytes | None) -> bool:
     state = _parse(content)
-    return state.get("state") == "held" and not _is_gone(state["holder"])
+    return state.get("state") == "held" and not is_gone(state["holder"])
 
 
 def _parse(content: bytes | None) -> dict[str, Any]:
@@ -257,41 +260,3 @@ def _read(folder: Folder, name: str) -> bytes | None:
         return folder.read(name)
     except FileNotFoundError:
         return None
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": pid,
-        "started": psutil.Process(pid).create_time(),
-    }
-
-
-def _machine() -> str:
-    """One start of one machine: process ids mean something within it."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as stream:
-            boot = stream.read().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder is a process of this machine that has ended, or this very process.
-
-    (This process: a stage that raised in a notebook leaves its lease behind. Taking it makes the old draft a
-    stranger to it, as it would any other process.)
-    """
-    if holder["machine"] != _machine():
-        return False
-    if holder["pid"] == os.getpid():
-        return True
-    try:
-        process = psutil.Process(holder["pid"])
-        is_another = abs(process.create_time() - holder["started"]) > 1.0
-        return is_another or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import tyro
 
-from cluster.artifacts.manifest import MANIFEST, Artifact
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.manifest import MANIFEST, Artifact, DamagedManifest
 from cluster.artifacts.store import ArtifactStore, AtWork
 from cluster.errors import UserError
 from pipelines.inspect.dead import release_the_dead
@@ -31,19 +32,34 @@ class RmConfig(Frozen):
 def run(config: RmConfig) -> None:
     """Check everything, then remove."""
     store = ArtifactStore(config.root)
-    chosen = {artifact.ref: artifact for artifact in (find(store, each) for each in config.artifacts)}
+    chosen = {found.ref: found for found in (_find(store, each) for each in config.artifacts)}
     if not chosen:
         raise UserError("name the artifacts to remove; `manta ls` lists them")
-    for user in store.artifacts():
-        for source in user.manifest["inputs"].values():
-            if source["ref"] in chosen and user.ref not in chosen:
-                raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
+    check_unused(store, set(chosen))
     check_idle(store, set(chosen), config.dry_run)
-    for artifact in chosen.values():
+    for each in chosen.values():
+        size = each.bytes if isinstance(each, Artifact) else sum(each.folder.files().values())
         if not config.dry_run:
-            remove(store, artifact)
+            remove(store, each.folder)
         verb = "would remove" if config.dry_run else "removed"
-        console.print(f"{verb} {artifact.ref}, {format_bytes(artifact.bytes)}")
+        console.print(f"{verb} {each.ref}, {format_bytes(size)}")
+
+
+def check_unused(store: ArtifactStore, refs: set[str]) -> None:
+    """Raise UserError if others were made from one of the artifacts, or may have been."""
+    there = store.survey()
+    for user in there.artifacts:
+        for source in user.manifest["inputs"].values():
+            if source["ref"] in refs and user.ref not in refs:
+                raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
+    for damaged in there.damaged:
+        if damaged.ref in refs:
+            continue
+        inputs = store.inputs_of(damaged)
+        if inputs is None:
+            raise UserError(f"cannot tell what {damaged.ref}, damaged, was made from: remove it first")
+        for ref in refs & set(inputs):
+            raise UserError(f"{damaged.ref}, damaged, was made from {ref}: mend or remove it first")
 
 
 def check_idle(store: ArtifactStore, refs: set[str], dry_run: bool) -> None:
@@ -67,11 +83,19 @@ def _concerned(store: ArtifactStore, refs: set[str]) -> list[AtWork]:
     return [each for each in store.at_work() if each.ref in refs or refs & set(each.inputs)]
 
 
-def remove(store: ArtifactStore, artifact: Artifact) -> None:
+def remove(store: ArtifactStore, folder: Folder) -> None:
     """Remove an artifact with all that is in its folder; its name then stands for the newest that is left."""
     # Without its manifest it is no artifact: whatever happens next, nobody will read half of it.
-    artifact.folder.delete([MANIFEST])
-    left = [each for each in store.artifacts(artifact.kind) if each.name == artifact.name]
+    folder.delete([MANIFEST])
+    kind, name, _ = folder.prefix.split("/")
+    left = [each for each in store.artifacts(kind) if each.name == name]
     newest = max(left, key=lambda each: float(each.run().get("started", 0)), default=None)
-    store.point(artifact.kind, artifact.name, newest.version if newest else None)
-    artifact.folder.delete()
+    store.point(kind, name, newest.version if newest else None)
+    folder.delete()
+
+
+def _find(store: ArtifactStore, reference: str) -> Artifact | DamagedManifest:
+    try:
+        return find(store, reference)
+    except DamagedManifest as damaged:
+        return damaged

@@ -36,7 +36,7 @@ def in_bucket(object_storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of this process count as those of another that is alive."""
-    monkeypatch.setattr(lease_module, "_is_gone", lambda holder: False)
+    monkeypatch.setattr(lease_module, "is_gone", lambda holder: False)
 
 
 def begin(store: ArtifactStore, ref: str, inputs: dict[str, Artifact] | None = None, **more) -> Draft:
