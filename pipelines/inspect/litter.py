@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from cluster.artifacts.draft import existing
+from cluster.artifacts.draft import REPLACED, existing
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.lease import LEASES, is_held, note_of_commit
 from cluster.artifacts.ledger import LEDGER
@@ -45,6 +45,7 @@ def find_litter(
             for version in versions:
                 if _is_free(siblings, version, dead):
                     yield from _of_version(siblings, version, keep_checkpoints, drafts)
+            yield from _replaced(siblings, drafts, dead)
             yield from _dead_leases(siblings, versions, dead)
 
 
@@ -67,8 +68,29 @@ def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: b
         prefix = f"{_CHECKPOINTS}/{step}/"
         names = [name for name in sizes if name.startswith(prefix)]
         yield from _found(folder, sizes, names, "old or damaged checkpoint")
-    replaced = siblings / f".replaced-{version}"
-    yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+
+
+def _replaced(siblings: Folder, drafts: bool, dead: Set[str]) -> Iterator[Litter]:
+    """What `--force` set aside: the only whole copy until its version is finished again, so then a draft."""
+    local = siblings.local
+    if local is None:
+        names = {key.split("/")[0] for key in siblings.files()}
+    else:  # whose `files` leaves out folders like these
+        names = {path.name for path in local.glob(f"{REPLACED}*")}
+    for name in sorted(names):
+        version = name.removeprefix(REPLACED)
+        if version == name or not _is_free(siblings, version, dead):
+            continue
+        if drafts or _is_finished(siblings / version):
+            sizes = (siblings / name).files()
+            yield from _found(siblings / name, sizes, list(sizes), "replaced by --force")
+
+
+def _is_finished(folder: Folder) -> bool:
+    try:
+        return existing(folder) is not None
+    except DamagedManifest:
+        return False
 
 
 def _is_decided(siblings: Folder, version: str, sizes: dict[str, int]) -> bool:

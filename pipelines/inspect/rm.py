@@ -5,6 +5,7 @@ from typing import Annotated
 
 import tyro
 
+from cluster.artifacts.draft import REPLACED
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import MANIFEST, Artifact, DamagedManifest
 from cluster.artifacts.store import ArtifactStore, AtWork
@@ -87,11 +88,12 @@ def remove(store: ArtifactStore, folder: Folder) -> None:
     """Remove an artifact with all that is in its folder; its name then stands for the newest that is left."""
     # Without its manifest it is no artifact: whatever happens next, nobody will read half of it.
     folder.delete([MANIFEST])
-    kind, name, _ = folder.prefix.split("/")
+    kind, name, version = folder.prefix.split("/")
     left = [each for each in store.artifacts(kind) if each.name == name]
     newest = max(left, key=lambda each: float(each.run().get("started", 0)), default=None)
     store.point(kind, name, newest.version if newest else None)
     folder.delete()
+    Folder(folder.storage, f"{kind}/{name}/{REPLACED}{version}").delete()
 
 
 def _find(store: ArtifactStore, reference: str) -> Artifact | DamagedManifest:

@@ -16,6 +16,7 @@ from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from pipelines.inspect import diff, gc, rm
+from pipelines.inspect.litter import find_litter
 
 
 @pytest.fixture
@@ -190,3 +191,26 @@ def test_a_holder_who_lives_on_another_machine_is_spared(
         thread.join()
     assert draft.folder.files() != {}
     assert store.artifacts() == [corpus]
+
+
+def test_what_force_set_aside_goes_with_the_draft_that_was_to_replace_it(store: ArtifactStore) -> None:
+    made = make(store, "models/a")
+    aside = Folder(store.storage, f"models/a/.replaced-{made.version}")
+    arguments = {"kind": "models", "name": "a", "stage": "made", "logic_version": 1, "what": {}, "inputs": {}}
+    draft = store.begin(**arguments, force=True)
+    assert isinstance(draft, Draft)
+    key = hold_elsewhere(draft)
+    assert [each for each in find_litter(store, 1, drafts=True) if each.folder == aside] == []
+    store.storage.delete([key])
+    gc.run(gc.GcConfig(root=store.root))
+    assert "data.txt" in aside.files()
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    assert aside.files() == {}
+
+
+def test_rm_takes_what_force_set_aside(store: ArtifactStore) -> None:
+    made = make(store, "models/a")
+    aside = Folder(store.storage, f"models/a/.replaced-{made.version}")
+    aside.write("data.txt", b"old")
+    rm.run(rm.RmConfig(artifacts=(made.ref,), root=store.root))
+    assert aside.files() == {}
