@@ -20,6 +20,9 @@ from cluster.artifacts.redact import redact
 from cluster.artifacts.workspace import Workspace
 from cluster.errors import UserError
 
+REPLACED = ".replaced-"
+"""KIND/NAME/.replaced-VERSION is what `--force` set aside until its replacement is committed."""
+
 _RECORDED_PACKAGES = ("manta-llm", "torch", "ray", "pyarrow", "sentencepiece")
 
 
@@ -187,7 +190,7 @@ class Draft:
 
     @property
     def _replaced(self) -> Folder:
-        return self._siblings / f".replaced-{self.version}"
+        return self._siblings / f"{REPLACED}{self.version}"
 
     def _run_facts(self) -> dict[str, Any]:
         versions = {}

@@ -13,18 +13,16 @@ another content and is refused. So of two writers one commits, whatever the timi
 
 import contextlib
 import json
-import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
-
 from cluster.artifacts.folder import Folder
+from cluster.artifacts.holder import is_gone, this_machine, this_process
 from cluster.errors import UserError
 
 TTL_SECONDS = 30.0
@@ -35,6 +33,7 @@ LEASES = ".leases"
 """Folder of the leases of a name's versions: KIND/NAME/.leases/VERSION.json."""
 
 _POLL_SECONDS = 0.5
+_THREADS = 16
 
 
 class LeaseLost(UserError):
@@ -142,21 +141,12 @@ class Lease:
         if not _is_held(found):
             return True
         announce(f"{self._subject}: held by {describe_holder(found)}; waiting to see whether it is alive")
-        silence, looked = 0.0, time.monotonic()
-        while silence < TTL_SECONDS:
-            time.sleep(_POLL_SECONDS)
-            now = _read(self._folder, self._name)
-            # Storage that keeps us waiting may keep the holder from renewing too: that is no silence.
-            silence += min(time.monotonic() - looked, RENEW_SECONDS)
-            looked = time.monotonic()
-            if now == found:
-                continue
-            if _parse(now).get("state") != "held":
-                return False
-            raise UserError(
-                f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it"
-            )
-        return True
+        (now,) = watch([(self._folder, self._name, found)])
+        if now == found:
+            return True
+        if _parse(now).get("state") != "held":
+            return False
+        raise UserError(f"{self._subject} is being made by {describe_holder(now)}; wait for it or stop it")
 
     def _state(self, state: str, note: dict[str, Any] | None = None) -> bytes:
         content = {
@@ -164,7 +154,7 @@ class Lease:
             "token": self.token,
             "tenure": self._tenure,
             "renewal": uuid.uuid4().hex,
-            "holder": _this_process(),
+            "holder": this_process(),
             "inputs": self._inputs,
             **({"note": note} if note else {}),
         }
@@ -174,6 +164,56 @@ class Lease:
 def is_held(folder: Folder, name: str) -> bool:
     """Whether somebody holds the lease, as far as can be seen without waiting."""
     return _is_held(_read(folder, name))
+
+
+def held_elsewhere(folder: Folder, name: str) -> bytes | None:
+    """The lease's content if another machine's process holds it: only a `watch` shows if that lives."""
+    content = _read(folder, name)
+    return content if _is_held(content) and _parse(content)["holder"]["machine"] != this_machine() else None
+
+
+def watch(leases: Sequence[tuple[Folder, str, bytes]]) -> list[bytes | None]:
+    """What becomes of the contents of leases; who keeps theirs for TTL_SECONDS of our clock is dead.
+
+    Looks at all together, and no longer than it takes to see every one change.
+    """
+    contents: list[bytes | None] = [seen for _, _, seen in leases]
+    silence, looked = 0.0, time.monotonic()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while silence < TTL_SECONDS:
+            waiting = [at for at, (_, _, seen) in enumerate(leases) if contents[at] == seen]
+            if not waiting:
+                break
+            time.sleep(_POLL_SECONDS)
+            for at, now in zip(waiting, pool.map(lambda at: _read(*leases[at][:2]), waiting), strict=True):
+                contents[at] = now
+            # Storage that keeps us waiting may keep the holder from renewing too: that is no silence.
+            silence += min(time.monotonic() - looked, RENEW_SECONDS)
+            looked = time.monotonic()
+    return contents
+
+
+def release_dead(folder: Folder, name: str, content: bytes) -> bool:
+    """End the tenure of a holder who was silent in a `watch`. False if it lives: it has renewed since."""
+    state = _parse(content)
+    released = state | {
+        "state": "released",
+        "token": state["token"] + 1,
+        "tenure": uuid.uuid4().hex,
+        "holder": this_process(),
+    }
+    return folder.storage.swap(folder.key(name), content, json.dumps(released, sort_keys=True).encode())
+
+
+def note_of_commit(folder: Folder, name: str) -> dict[str, Any] | None:
+    """The note of the holder who ended the lease with success; None if nobody did."""
+    return _note(_read(folder, name))
+
+
+def inputs_of(folder: Folder, name: str) -> list[str] | None:
+    """What the last holder read; None if the lease does not say."""
+    inputs = _parse(_read(folder, name)).get("inputs")
+    return inputs if isinstance(inputs, list) else None
 
 
 def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
@@ -199,7 +239,7 @@ def _note(content: bytes | None) -> dict[str, Any] | None:
 
 def _is_held(content: bytes | None) -> bool:
     state = _parse(content)
-    return state.get("state") == "held" and not _is_gone(state["holder"])
+    return state.get("state") == "held" and not is_gone(state["holder"])
 
 
 def _parse(content: bytes | None) -> dict[str, Any]:
@@ -220,41 +260,3 @@ def _read(folder: Folder, name: str) -> bytes | None:
         return folder.read(name)
     except FileNotFoundError:
         return None
-
-
-def _this_process() -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "machine": _machine(),
-        "pid": pid,
-        "started": psutil.Process(pid).create_time(),
-    }
-
-
-def _machine() -> str:
-    """One start of one machine: process ids mean something within it."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id") as stream:
-            boot = stream.read().strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return f"{socket.gethostname()}/{psutil.boot_time():.0f}"
-
-
-def _is_gone(holder: dict[str, Any]) -> bool:
-    """Whether the holder is a process of this machine that has ended, or this very process.
-
-    (This process: a stage that raised in a notebook leaves its lease behind. Taking it makes the old draft a
-    stranger to it, as it would any other process.)
-    """
-    if holder["machine"] != _machine():
-        return False
-    if holder["pid"] == os.getpid():
-        return True
-    try:
-        process = psutil.Process(holder["pid"])
-        is_another = abs(process.create_time() - holder["started"]) > 1.0
-        return is_another or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True

@@ -30,7 +30,7 @@ class DamagedManifest(UserError):
     def __init__(self, folder: Folder) -> None:
         super().__init__(
             f"{folder}/{MANIFEST} is damaged; delete that file and run the command that made the "
-            "artifact again"
+            f"artifact again, or remove it: manta rm {folder.prefix}"
         )
         self.folder = folder
 

@@ -13,7 +13,7 @@ from typing import Any
 from cluster.artifacts.draft import Draft, existing
 from cluster.artifacts.fingerprint import VERSION_LENGTH, fingerprint
 from cluster.artifacts.folder import Folder
-from cluster.artifacts.lease import LEASES, at_work
+from cluster.artifacts.lease import LEASES, at_work, inputs_of
 from cluster.artifacts.manifest import Artifact, DamagedManifest
 from cluster.artifacts.pointer import POINTER, move_pointer, read_pointer
 from cluster.artifacts.storage import Storage, open_storage
@@ -119,6 +119,11 @@ class ArtifactStore:
                     version = lease.removesuffix(".json")
                     found.append(AtWork(f"{kind}/{name}/{version}", holder, inputs))
         return found
+
+    def inputs_of(self, damaged: DamagedManifest) -> list[str] | None:
+        """Refs of what an artifact was made from, as its lease remembers them; None if it does not."""
+        siblings, _, version = damaged.ref.rpartition("/")
+        return inputs_of(self._folder(siblings, LEASES), f"{version}.json")
 
     def begin(
         self,

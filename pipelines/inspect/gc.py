@@ -1,9 +1,12 @@
 """``manta gc``: remove what finished work left behind, and nothing that anybody still needs."""
 
+from functools import partial
+
 from pydantic import Field
 
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import StorageError
+from pipelines.inspect.dead import release_the_dead
 from pipelines.inspect.format import format_bytes
 from pipelines.inspect.litter import find_litter
 from pipelines.inspect.scratch import OLD_SECONDS, cached, remove, scratch
@@ -29,10 +32,11 @@ class GcConfig(Frozen):
 
 
 def run(config: GcConfig) -> None:
-    """Print one line a find, and remove it."""
+    """Print one line a find, and remove it; waits for who may be dead on another machine."""
     store = ArtifactStore(config.root)
     freed = 0
-    for litter in find_litter(store, config.keep_checkpoints, config.drafts):
+    dead = release_the_dead(store, store.at_work(), partial(console.print, markup=False), config.dry_run)
+    for litter in find_litter(store, config.keep_checkpoints, config.drafts, dead):
         if not config.dry_run:
             litter.folder.delete(litter.names)
         freed += litter.bytes

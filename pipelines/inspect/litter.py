@@ -1,11 +1,11 @@
 """What can go of the versions under a root; nothing of one whose lease is held."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
-from cluster.artifacts.draft import existing
+from cluster.artifacts.draft import REPLACED, existing
 from cluster.artifacts.folder import Folder
-from cluster.artifacts.lease import LEASES, is_held
+from cluster.artifacts.lease import LEASES, is_held, note_of_commit
 from cluster.artifacts.ledger import LEDGER
 from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.manifest_format import parse_files
@@ -31,16 +31,22 @@ class Litter:
     reason: str
 
 
-def find_litter(store: ArtifactStore, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
-    """What can go, version by version. With `drafts`, also unfinished artifacts that nobody works on."""
+def find_litter(
+    store: ArtifactStore, keep_checkpoints: int, drafts: bool, dead: Set[str] = frozenset()
+) -> Iterator[Litter]:
+    """What can go, version by version. With `drafts`, also unfinished artifacts that nobody works on.
+
+    dead: refs whose leases count as free, whoever holds them.
+    """
     for kind in KINDS:
         for name in store.storage.folders(kind):
             siblings = Folder(store.storage, f"{kind}/{name}")
             versions = siblings.folders()
             for version in versions:
-                if not is_held(siblings, f"{LEASES}/{version}.json"):
+                if _is_free(siblings, version, dead):
                     yield from _of_version(siblings, version, keep_checkpoints, drafts)
-            yield from _dead_leases(siblings / LEASES, versions)
+            yield from _replaced(siblings, drafts, dead)
+            yield from _dead_leases(siblings, versions, dead)
 
 
 def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: bool) -> Iterator[Litter]:
@@ -51,7 +57,7 @@ def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: b
     except DamagedManifest:
         return  # whoever makes it again goes on from what is there
     if artifact is None:
-        if drafts:
+        if drafts and not _is_decided(siblings, version, sizes):
             yield from _found(folder, sizes, list(sizes), "unfinished")
         return
     between = [name for name in sizes if name.split("/")[0] in _BETWEEN_STEPS or name.endswith(".pending")]
@@ -62,8 +68,35 @@ def _of_version(siblings: Folder, version: str, keep_checkpoints: int, drafts: b
         prefix = f"{_CHECKPOINTS}/{step}/"
         names = [name for name in sizes if name.startswith(prefix)]
         yield from _found(folder, sizes, names, "old or damaged checkpoint")
-    replaced = siblings / f".replaced-{version}"
-    yield from _found(replaced, replaced.files(), list(replaced.files()), "replaced by --force")
+
+
+def _replaced(siblings: Folder, drafts: bool, dead: Set[str]) -> Iterator[Litter]:
+    """What `--force` set aside: the only whole copy until its version is finished again, so then a draft."""
+    local = siblings.local
+    if local is None:
+        names = {key.split("/")[0] for key in siblings.files()}
+    else:  # whose `files` leaves out folders like these
+        names = {path.name for path in local.glob(f"{REPLACED}*")}
+    for name in sorted(names):
+        version = name.removeprefix(REPLACED)
+        if version == name or not _is_free(siblings, version, dead):
+            continue
+        if drafts or _is_finished(siblings / version):
+            sizes = (siblings / name).files()
+            yield from _found(siblings / name, sizes, list(sizes), "replaced by --force")
+
+
+def _is_finished(folder: Folder) -> bool:
+    try:
+        return existing(folder) is not None
+    except DamagedManifest:
+        return False
+
+
+def _is_decided(siblings: Folder, version: str, sizes: dict[str, int]) -> bool:
+    """Whether it was committed by a process that died before it wrote the manifest: the next run does."""
+    note = note_of_commit(siblings, f"{LEASES}/{version}.json")
+    return note is not None and note.get("pending") in sizes
 
 
 def _is_stray(artifact: Artifact, name: str) -> bool:
@@ -100,13 +133,20 @@ def _is_whole(folder: Folder, checkpoint: str, sizes: dict[str, int]) -> bool:
     return all(sizes.get(f"{checkpoint}/{name}") == entry["bytes"] for name, entry in files.items())
 
 
-def _dead_leases(leases: Folder, versions: list[str]) -> Iterator[Litter]:
+def _dead_leases(siblings: Folder, versions: list[str], dead: Set[str]) -> Iterator[Litter]:
     """Leases of versions that are gone. That of a version that is there may be taken at any moment."""
+    leases = siblings / LEASES
     sizes = leases.files()
     gone = [
-        name for name in sizes if name.removesuffix(".json") not in versions and not is_held(leases, name)
+        name
+        for name in sizes
+        if (version := name.removesuffix(".json")) not in versions and _is_free(siblings, version, dead)
     ]
     yield from _found(leases, sizes, gone, "leases of versions that were removed")
+
+
+def _is_free(siblings: Folder, version: str, dead: Set[str]) -> bool:
+    return f"{siblings.prefix}/{version}" in dead or not is_held(siblings, f"{LEASES}/{version}.json")
 
 
 def _found(folder: Folder, sizes: dict[str, int], names: list[str], reason: str) -> Iterator[Litter]:

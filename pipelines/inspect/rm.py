@@ -1,12 +1,16 @@
 """``manta rm``: remove artifacts that nothing else was made from."""
 
+from functools import partial
 from typing import Annotated
 
 import tyro
 
-from cluster.artifacts.manifest import MANIFEST, Artifact
-from cluster.artifacts.store import ArtifactStore
+from cluster.artifacts.draft import REPLACED
+from cluster.artifacts.folder import Folder
+from cluster.artifacts.manifest import MANIFEST, Artifact, DamagedManifest
+from cluster.artifacts.store import ArtifactStore, AtWork
 from cluster.errors import UserError
+from pipelines.inspect.dead import release_the_dead
 from pipelines.inspect.format import format_bytes
 from pipelines.inspect.show import find
 from pipelines.progress import console
@@ -29,39 +33,71 @@ class RmConfig(Frozen):
 def run(config: RmConfig) -> None:
     """Check everything, then remove."""
     store = ArtifactStore(config.root)
-    chosen = {artifact.ref: artifact for artifact in (find(store, each) for each in config.artifacts)}
+    chosen = {found.ref: found for found in (_find(store, each) for each in config.artifacts)}
     if not chosen:
         raise UserError("name the artifacts to remove; `manta ls` lists them")
-    for user in store.artifacts():
-        for source in user.manifest["inputs"].values():
-            if source["ref"] in chosen and user.ref not in chosen:
-                raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
-    check_idle(store, set(chosen))
-    for artifact in chosen.values():
+    check_unused(store, set(chosen))
+    check_idle(store, set(chosen), config.dry_run)
+    for each in chosen.values():
+        size = each.bytes if isinstance(each, Artifact) else sum(each.folder.files().values())
         if not config.dry_run:
-            remove(store, artifact)
+            remove(store, each.folder)
         verb = "would remove" if config.dry_run else "removed"
-        console.print(f"{verb} {artifact.ref}, {format_bytes(artifact.bytes)}")
+        console.print(f"{verb} {each.ref}, {format_bytes(size)}")
 
 
-def check_idle(store: ArtifactStore, refs: set[str]) -> None:
+def check_unused(store: ArtifactStore, refs: set[str]) -> None:
+    """Raise UserError if others were made from one of the artifacts, or may have been."""
+    there = store.survey()
+    for user in there.artifacts:
+        for source in user.manifest["inputs"].values():
+            if source["ref"] in refs and user.ref not in refs:
+                raise UserError(f"{user.ref} was made from {source['ref']}: remove it first, or name both")
+    for damaged in there.damaged:
+        if damaged.ref in refs:
+            continue
+        inputs = store.inputs_of(damaged)
+        if inputs is None:
+            raise UserError(f"cannot tell what {damaged.ref}, damaged, was made from: remove it first")
+        for ref in refs & set(inputs):
+            raise UserError(f"{damaged.ref}, damaged, was made from {ref}: mend or remove it first")
+
+
+def check_idle(store: ArtifactStore, refs: set[str], dry_run: bool) -> None:
     """Raise UserError if somebody makes one of the artifacts, or makes another from it.
 
-    What has only loaded it, a service or a chat, is not known here.
+    Whoever seems to on another machine is watched first, and released if dead, but for a `dry_run`. What has
+    only loaded an artifact, a service or a chat, is not known here.
     """
-    mend = "wait for it or stop it (if it is dead, the command that it ran takes over)"
-    for each in store.at_work():
+    dead = release_the_dead(store, _concerned(store, refs), partial(console.print, markup=False), dry_run)
+    mend = "wait for it or stop it"
+    for each in _concerned(store, refs):
+        if each.ref in dead:
+            continue
         if each.ref in refs:
             raise UserError(f"{each.ref} is being made by {each.holder}; {mend}")
         for source in refs & set(each.inputs):
             raise UserError(f"{source} is read by {each.holder}, which makes {each.ref}; {mend}")
 
 
-def remove(store: ArtifactStore, artifact: Artifact) -> None:
+def _concerned(store: ArtifactStore, refs: set[str]) -> list[AtWork]:
+    return [each for each in store.at_work() if each.ref in refs or refs & set(each.inputs)]
+
+
+def remove(store: ArtifactStore, folder: Folder) -> None:
     """Remove an artifact with all that is in its folder; its name then stands for the newest that is left."""
     # Without its manifest it is no artifact: whatever happens next, nobody will read half of it.
-    artifact.folder.delete([MANIFEST])
-    left = [each for each in store.artifacts(artifact.kind) if each.name == artifact.name]
+    folder.delete([MANIFEST])
+    kind, name, version = folder.prefix.split("/")
+    left = [each for each in store.artifacts(kind) if each.name == name]
     newest = max(left, key=lambda each: float(each.run().get("started", 0)), default=None)
-    store.point(artifact.kind, artifact.name, newest.version if newest else None)
-    artifact.folder.delete()
+    store.point(kind, name, newest.version if newest else None)
+    folder.delete()
+    Folder(folder.storage, f"{kind}/{name}/{REPLACED}{version}").delete()
+
+
+def _find(store: ArtifactStore, reference: str) -> Artifact | DamagedManifest:
+    try:
+        return find(store, reference)
+    except DamagedManifest as damaged:
+        return damaged

@@ -8,6 +8,7 @@ import pytest
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact, DamagedManifest, verify
 from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
 from pipelines.inspect import gc, ls, rm
 from pipelines.inspect import verify as verify_command
 
@@ -67,6 +68,25 @@ def test_the_others_are_listed_verified_collected_and_removed(store, how, capsys
     for reference in ("bad", bad.ref, f"bad/{bad.version[:4]}"):
         with pytest.raises(DamagedManifest, match=rf"{bad.version}/manifest\.json is damaged; delete"):
             store.resolve("corpora", reference)
+
+
+def test_rm_takes_a_damaged_one_and_no_input_of_it(store) -> None:
+    corpus = make(store, "corpus")
+    make(store, "bystander")
+    bad = make(store, "bad", inputs={"corpus": corpus})
+    damage(bad, b"{half")
+    with pytest.raises(UserError, match=rf"{bad.ref}, damaged, was made from {corpus.ref}"):
+        rm.run(rm.RmConfig(root=store.root, artifacts=("corpora/corpus",)))
+    rm.run(rm.RmConfig(root=store.root, artifacts=("corpora/bystander",)))
+    store.storage.write(f"corpora/bad/.leases/{bad.version}.json", b"")
+    with pytest.raises(UserError, match=rf"cannot tell what {bad.ref}, damaged, was made from: remove it"):
+        rm.run(rm.RmConfig(root=store.root, artifacts=("corpora/corpus",)))
+    assert store.artifacts() == [corpus]
+    rm.run(rm.RmConfig(root=store.root, artifacts=(bad.ref,)))
+    assert store.survey().damaged == []
+    assert bad.folder.files() == {}
+    rm.run(rm.RmConfig(root=store.root, artifacts=("corpora/corpus",)))
+    assert store.artifacts() == []
 
 
 def test_force_makes_it_again(store) -> None:

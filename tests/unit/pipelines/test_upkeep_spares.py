@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.artifacts import holder
 from cluster.artifacts import lease as lease_module
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.folder import Folder
@@ -36,7 +37,7 @@ def in_bucket(object_storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases of this process count as those of another that is alive."""
-    monkeypatch.setattr(lease_module, "_is_gone", lambda holder: False)
+    monkeypatch.setattr(lease_module, "is_gone", lambda holder: False)
 
 
 def begin(store: ArtifactStore, ref: str, inputs: dict[str, Artifact] | None = None, **more) -> Draft:
@@ -57,13 +58,13 @@ def make(store: ArtifactStore, ref: str) -> Artifact:
 def test_rm_refuses_what_is_being_made_or_read(store: ArtifactStore) -> None:
     corpus = make(store, "corpora/a")
     draft = begin(store, "tokens/b", {"corpus": corpus})
-    holder = f"process {os.getpid()} on"
-    with pytest.raises(UserError, match=rf"{corpus.ref} is read by {holder} .*makes {draft.ref}; wait"):
+    process = f"process {os.getpid()} on"
+    with pytest.raises(UserError, match=rf"{corpus.ref} is read by {process} .*makes {draft.ref}; wait"):
         rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
     draft.close()
     lease = Lease(Folder(store.storage, "corpora/a"), f"{LEASES}/{corpus.version}.json", corpus.ref)
     lease.acquire()
-    with pytest.raises(UserError, match=rf"{corpus.ref} is being made by {holder}"):
+    with pytest.raises(UserError, match=rf"{corpus.ref} is being made by {process}"):
         rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
     lease.release()
     rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
@@ -129,9 +130,10 @@ def test_gc_removes_leases_of_dead_processes_on_versions_that_are_not_there(
     leases = Folder(store.storage, f"corpora/a/{LEASES}")
     ours, theirs = Lease(leases, "one.json", "corpora/a/one"), Lease(leases, "two.json", "corpora/a/two")
     ours.acquire()  # this process counts as gone: what it left may be taken
-    with monkeypatch.context() as patch:
-        patch.setattr(lease_module, "_machine", lambda: "another")
-        theirs.acquire()
+    ours._stop.set()  # and renews no more
+    elsewhere = holder.this_process() | {"machine": "another"}
+    monkeypatch.setattr(lease_module, "this_process", lambda: elsewhere)
+    theirs.acquire()
     gc.run(gc.GcConfig(root=store.root))
     assert "one.json" not in leases.files()
     assert "two.json" in leases.files()

@@ -1,18 +1,22 @@
 """diff, rm and gc: they say what they do, and spare what is needed."""
 
+import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.artifacts import lease as lease_module
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from pipelines.inspect import diff, gc, rm
+from pipelines.inspect.litter import find_litter
 
 
 @pytest.fixture
@@ -105,3 +109,108 @@ def test_gc_spares_artifacts_drafts_and_whoever_works(store: ArtifactStore, tmp_
     unfinished.close()
     gc.run(gc.GcConfig(root=store.root, drafts=True))
     assert store.storage.files(f"models/b/{unfinished.version}") == {}
+
+
+def test_gc_spares_what_was_committed_by_a_process_that_died_before_the_manifest(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(self: Draft, note: dict[str, Any]) -> None:
+        raise RuntimeError("died")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Draft, "_finish_commit", die)
+        with pytest.raises(RuntimeError, match="died"):
+            make(store, "models/a")
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    finished = store.begin(kind="models", name="a", stage="made", logic_version=1, what={}, inputs={})
+    assert isinstance(finished, Artifact)
+    assert list(verify(finished)) == []
+
+
+def hold_elsewhere(draft: Draft) -> str:
+    """Let the draft's lease look as if a process of another machine held it; its key."""
+    key = f"{draft.ref.rpartition('/')[0]}/.leases/{draft.version}.json"
+    held = json.loads(draft.folder.storage.read(key))
+    draft.close()
+    held["holder"] |= {"machine": "another", "host": "spot"}
+    draft.folder.storage.write(key, json.dumps(held).encode())
+    return key
+
+
+def test_a_holder_who_died_on_another_machine_keeps_nothing(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", 1.0)
+    corpus = make(store, "corpora/a")
+    drafts = [begin(store, "tokens/b", {"corpus": corpus}, n=n) for n in range(4)]
+    for draft in drafts:
+        draft.ledger.commit("unit-0", {})
+        hold_elsewhere(draft)
+    before = store.storage.files("tokens/b") | store.storage.files("tokens/b/.leases")
+    began = time.monotonic()
+    rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root, dry_run=True))
+    gc.run(gc.GcConfig(root=store.root, drafts=True, dry_run=True))
+    assert time.monotonic() - began < 4
+    said = capsys.readouterr().out
+    assert "to see who of another machine is alive" in said
+    assert f"unfinished: {drafts[0].ref}" in said
+    assert store.storage.files("tokens/b") | store.storage.files("tokens/b/.leases") == before
+
+    rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
+    assert store.artifacts() == []
+    assert store.at_work() == []
+    assert not any(draft.ticket.is_current() for draft in drafts)
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    assert store.storage.files("tokens/b") == {}
+
+
+def test_a_holder_who_lives_on_another_machine_is_spared(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", 2.0)
+    corpus = make(store, "corpora/a")
+    draft = begin(store, "tokens/b", {"corpus": corpus})
+    draft.ledger.commit("unit-0", {})
+    key = hold_elsewhere(draft)
+    stop = threading.Event()
+
+    def renew() -> None:
+        number = 0
+        while not stop.wait(0.2):
+            number += 1
+            store.storage.write(key, json.dumps(json.loads(store.storage.read(key)) | {"n": number}).encode())
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match=rf"{corpus.ref} is read by process \d+ on spot"):
+            rm.run(rm.RmConfig(artifacts=("corpora/a",), root=store.root))
+        gc.run(gc.GcConfig(root=store.root, drafts=True))
+    finally:
+        stop.set()
+        thread.join()
+    assert draft.folder.files() != {}
+    assert store.artifacts() == [corpus]
+
+
+def test_what_force_set_aside_goes_with_the_draft_that_was_to_replace_it(store: ArtifactStore) -> None:
+    made = make(store, "models/a")
+    aside = Folder(store.storage, f"models/a/.replaced-{made.version}")
+    arguments = {"kind": "models", "name": "a", "stage": "made", "logic_version": 1, "what": {}, "inputs": {}}
+    draft = store.begin(**arguments, force=True)
+    assert isinstance(draft, Draft)
+    key = hold_elsewhere(draft)
+    assert [each for each in find_litter(store, 1, drafts=True) if each.folder == aside] == []
+    store.storage.delete([key])
+    gc.run(gc.GcConfig(root=store.root))
+    assert "data.txt" in aside.files()
+    gc.run(gc.GcConfig(root=store.root, drafts=True))
+    assert aside.files() == {}
+
+
+def test_rm_takes_what_force_set_aside(store: ArtifactStore) -> None:
+    made = make(store, "models/a")
+    aside = Folder(store.storage, f"models/a/.replaced-{made.version}")
+    aside.write("data.txt", b"old")
+    rm.run(rm.RmConfig(artifacts=(made.ref,), root=store.root))
+    assert aside.files() == {}
