@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import s3_storage
+from cluster.artifacts import s3_connection, s3_storage
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.storage import Storage, open_storage
 from cluster.errors import UserError
@@ -187,7 +187,7 @@ def test_a_large_file_is_sent_in_parts_and_comes_back(
     transfer.multipart_threshold, transfer.multipart_chunksize = 8 * 2**20, 5 * 2**20
     monkeypatch.setattr(s3_storage, "_TRANSFER", transfer)
     sent: list[int] = []
-    events = s3_storage._client(storage.endpoint, storage.region).meta.events
+    events = s3_connection.client(storage.endpoint, storage.region).meta.events
     events.register("provide-client-params.s3.UploadPart", lambda params, **_: sent.append(1), "parts")
     try:
         content = random.Random(size).randbytes(size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import s3_storage
+from cluster.artifacts import s3_connection
 from cluster.artifacts.s3_storage import S3Storage
 from cluster.artifacts.store import ArtifactStore
 from pipelines.corpus import inputs, stage
@@ -63,7 +63,7 @@ def bucket(object_storage, monkeypatch: pytest.MonkeyPatch) -> str:
 def listings(bucket: str) -> Iterator[list[str]]:
     """The prefix of each listing that is asked for from now on."""
     storage = S3Storage.from_environment(BUCKET, "")
-    events = s3_storage._client(storage.endpoint, storage.region).meta.events
+    events = s3_connection.client(storage.endpoint, storage.region).meta.events
     asked: list[str] = []
 
     def note(params: dict, **_: object) -> None:
