@@ -7,12 +7,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
 )
 from s3transfer.exceptions import RetriesExceededError
 from urllib3.exceptions import HTTPError
 
+from cluster.artifacts.redact import redact
 from cluster.errors import StorageError
 
 ERRORS = (ClientError, BotoCoreError, RetriesExceededError, S3UploadFailedError, HTTPError, OSError)
@@ -63,6 +65,13 @@ def explained(error: BaseException, uri: str, key: str, where: Callable[[], str]
             f"{uri}: no credentials ({type(error).__name__}); set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
         )
+    if isinstance(error, ParamValidationError) and "Invalid bucket name" in str(error):
+        return StorageError(
+            f"{uri}: {_bucket(uri)!r} cannot be the name of a bucket, which is letters, digits, dots, dashes "
+            "and underscores; write s3://BUCKET/PREFIX"
+        )
+    if isinstance(error, BotoCoreError):
+        return StorageError(f"{uri}: {type(error).__name__}: {' '.join(redact(str(error)).split())}")
     if not isinstance(error, ClientError):
         return error
     code = error.response["Error"]["Code"]

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cluster.artifacts.redact import redact
 from cluster.artifacts.s3_connection import client, endpoint_of, file_system
@@ -95,7 +95,7 @@ class S3Storage:
     def open(self, key: str) -> pa.NativeFile:
         try:
             files = file_system(self.endpoint, self.region)
-        except NoCredentialsError as error:
+        except BotoCoreError as error:
             raise self._explained(key, error) from error
         file: pa.NativeFile = files.open_input_file(f"{self.bucket}/{self._key(key)}")
         return file
