@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,7 @@ LEASES = ".leases"
 """Folder of the leases of a name's versions: KIND/NAME/.leases/VERSION.json."""
 
 _POLL_SECONDS = 0.5
+_THREADS = 32
 
 
 class LeaseLost(UserError):
@@ -179,7 +181,9 @@ def is_held(folder: Folder, name: str) -> bool:
 def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
     """(name, holder, inputs) of every lease in `folder` that is held, as `is_held` sees it."""
     names = [name for name in folder.files() if name.endswith(".json")]
-    for name, content in zip(names, folder.read_all(names), strict=True):
+    with ThreadPoolExecutor(_THREADS) as pool:  # one that is removed meanwhile is nobody's
+        contents = list(pool.map(lambda name: _read(folder, name), names))
+    for name, content in zip(names, contents, strict=True):
         if _is_held(content):
             yield name, describe_holder(content), _parse(content).get("inputs", [])
 
