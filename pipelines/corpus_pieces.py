@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.artifacts.cache import damaged_file
@@ -13,6 +14,8 @@ MIN_UNIT_BYTES = 2 * 2**20
 MAX_UNIT_BYTES = 256 * 2**20
 _TARGET_UNITS = 64
 _THREADS = 16
+_TAIL_BYTES = 64 * 2**10
+"""Read at once: most footers are shorter."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,24 @@ def part_files(corpus: Artifact) -> list[str]:
 
 
 def _footer(corpus: Artifact, name: str) -> pq.FileMetaData:
+    """What is wrong with the bytes is the file's fault; what keeps us from reading them is the storage's."""
     with corpus.peek(name) as source:
-        try:
-            return pq.read_metadata(source)
-        except Exception as error:  # pyarrow raises several kinds
-            raise damaged_file(corpus.folder, name, f"not a Parquet file ({error})") from error
+        tail = _footer_bytes(source)
+    try:
+        return pq.read_metadata(pa.BufferReader(tail))
+    except Exception as error:  # pyarrow raises several kinds, OSError among them
+        raise damaged_file(corpus.folder, name, f"not a Parquet file ({error})") from error
+
+
+def _footer_bytes(source: pa.NativeFile) -> bytes:
+    """The end of a Parquet file: metadata, their length in four bytes, and PAR1."""
+    size = source.size()
+    length = min(size, _TAIL_BYTES)
+    tail: bytes = source.read_at(length, size - length)
+    needed = min(size, int.from_bytes(tail[-8:-4], "little") + 8)
+    if tail.endswith(b"PAR1") and needed > length:
+        tail = source.read_at(needed, size - needed)
+    return tail
 
 
 def _check_rows(corpus: Artifact, footers: list[pq.FileMetaData]) -> None:

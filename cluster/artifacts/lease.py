@@ -219,7 +219,9 @@ def inputs_of(folder: Folder, name: str) -> list[str] | None:
 def at_work(folder: Folder) -> Iterator[tuple[str, str, list[str]]]:
     """(name, holder, inputs) of every lease in `folder` that is held, as `is_held` sees it."""
     names = [name for name in folder.files() if name.endswith(".json")]
-    for name, content in zip(names, folder.read_all(names), strict=True):
+    with ThreadPoolExecutor(_THREADS) as pool:  # one that is removed meanwhile is nobody's
+        contents = list(pool.map(lambda name: _read(folder, name), names))
+    for name, content in zip(names, contents, strict=True):
         if _is_held(content):
             yield name, describe_holder(content), _parse(content).get("inputs", [])
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import BotoCoreError, NoCredentialsError
+
+from cluster.artifacts.redact import redact
+from cluster.errors import StorageError
 
 CONNECTIONS = 32
 
@@ -17,7 +20,10 @@ _OF_AWS = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")
 
 
 def client(endpoint: str | None, region: str | None) -> Any:
-    """boto3's client. Without an endpoint, that of the profile (its `endpoint_url`), else AWS."""
+    """boto3's client. Without an endpoint, that of the profile (its `endpoint_url`), else AWS.
+
+    Raises StorageError for an endpoint that is no URL.
+    """
     with _LOCK:
         return _session_client(os.getpid(), endpoint, region)
 
@@ -66,9 +72,23 @@ def _session_client(process: int, endpoint: str | None, region: str | None) -> A
             max_pool_connections=CONNECTIONS,
             s3={"addressing_style": "path" if endpoint else "auto"},
         )
-        return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+        try:
+            return session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
+        except BotoCoreError:  # some are ValueErrors too
+            raise
+        except ValueError as error:
+            raise _no_url(endpoint or str(error).removeprefix("Invalid endpoint: ")) from error
 
     s3 = connect(endpoint)
     configured = endpoint_of(s3)
     # Servers other than AWS's seldom have a name for every bucket.
     return s3 if endpoint or not configured else connect(configured)
+
+
+def _no_url(endpoint: str) -> StorageError:
+    shown = redact(endpoint if "://" in endpoint else f"http://{endpoint}")
+    shown = shown if "://" in endpoint else shown.removeprefix("http://")
+    return StorageError(
+        f"the S3 endpoint {shown!r} is no URL: write http://HOST:PORT or https://HOST into AWS_ENDPOINT_URL "
+        "(AWS_ENDPOINT_URL_S3, or endpoint_url of the profile)"
+    )

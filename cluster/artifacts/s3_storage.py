@@ -19,20 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProfileNotFound,
-)
-from s3transfer.exceptions import RetriesExceededError
-from urllib3.exceptions import HTTPError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cluster.artifacts.redact import redact
 from cluster.artifacts.s3_connection import client, endpoint_of, file_system
+from cluster.artifacts.s3_errors import ERRORS, cause_of, explained, is_transient, status
 from cluster.errors import StorageError
 
 GIVE_UP_SECONDS = 180.0
@@ -47,13 +39,6 @@ _TRANSFER = TransferConfig(
     max_concurrency=4,
     preferred_transfer_client="classic",
 )
-_TRANSIENT = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "ThrottlingException"}
-_TRANSIENT |= {"Throttling", "RequestLimitExceeded", "ConditionalRequestConflict", "OperationAborted"}
-_DENIED = {"AccessDenied", "SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "InvalidToken"}
-
-_ERRORS = (ClientError, BotoCoreError, RetriesExceededError, S3UploadFailedError, HTTPError, OSError)
-"""HTTPError: botocore does not translate what breaks while it reads the body of a refusal."""
-
 _Result = TypeVar("_Result")
 
 
@@ -110,7 +95,7 @@ class S3Storage:
     def open(self, key: str) -> pa.NativeFile:
         try:
             files = file_system(self.endpoint, self.region)
-        except NoCredentialsError as error:
+        except BotoCoreError as error:
             raise self._explained(key, error) from error
         file: pa.NativeFile = files.open_input_file(f"{self.bucket}/{self._key(key)}")
         return file
@@ -181,9 +166,9 @@ class S3Storage:
             try:
                 s3.put_object(**self._at(key), Body=data, **condition)
             except ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchBucket" or _status(error) not in (404, 412):
+                if error.response["Error"]["Code"] == "NoSuchBucket" or status(error) not in (404, 412):
                     raise
-                if _status(error) == 404:
+                if status(error) == 404:
                     return False  # what was to be replaced is gone
                 sent_before = attempts > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
                 return bool(sent_before) and s3.get_object(**self._at(key))["Body"].read() == data
@@ -215,41 +200,20 @@ class S3Storage:
         while True:
             try:
                 return action(client(self.endpoint, self.region))
-            except _ERRORS as error:
-                cause = _cause(error)
-                if not _is_transient(cause):
+            except ERRORS as error:
+                cause = cause_of(error)
+                if not is_transient(cause):
                     raise self._explained(key, cause) from error
                 if time.monotonic() > deadline:
                     raise StorageError(
                         f"{self.uri}/{key}: {self._where()} has not answered for {patience:.0f} s "
-                        f"({_name(cause)}); run again when it does: finished work is kept"
+                        f"({type(cause).__name__}); run again when it does: finished work is kept"
                     ) from error
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt)))
             attempt += 1
 
     def _explained(self, key: str, error: BaseException) -> BaseException:
-        """The error that says what to mend."""
-        if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
-            return StorageError(
-                f"{self.uri}: no credentials ({_name(error)}); set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give the machine a role"
-            )
-        if not isinstance(error, ClientError):
-            return error
-        code = error.response["Error"]["Code"]
-        if code == "NoSuchBucket":
-            return StorageError(
-                f"{self.uri}: there is no bucket {self.bucket!r} at {self._where()}; create it first"
-            )
-        if code in ("NoSuchKey", "NoSuchUpload", "404", "NotFound"):
-            return FileNotFoundError(f"{self.uri}/{key}")
-        if code in _DENIED or _status(error) in (401, 403):
-            return StorageError(
-                f"{self.uri}: {self._where()} refuses the credentials ({code}); check key and policy"
-            )
-        return StorageError(
-            f"{self.uri}/{key}: {self._where()} answers {code}: {error.response['Error'].get('Message')}"
-        )
+        return explained(error, self.uri, key, self._where)
 
     def _where(self) -> str:
         endpoint: str = redact(endpoint_of(client(self.endpoint, self.region)) or "AWS S3")
@@ -277,44 +241,3 @@ def _list_page(s3: Any, request: dict[str, Any]) -> Any:
 
 def _content_and_etag(response: Any) -> tuple[bytes, str]:
     return response["Body"].read(), response["ETag"]
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What s3transfer wrapped, which knows more."""
-    if isinstance(error, RetriesExceededError):
-        return error.last_exception
-    if isinstance(error, S3UploadFailedError):
-        return error.__context__ or error
-    return error
-
-
-def _is_transient(error: BaseException) -> bool:
-    """Whether asking again can help: the server's fault or the network's, not the request's."""
-    if isinstance(error, ClientError):
-        return error.response["Error"]["Code"] in _TRANSIENT or _status(error) in (429, 500, 502, 503, 504)
-    if isinstance(error, FileNotFoundError | PermissionError | NoCredentialsError | ProfileNotFound):
-        return False
-    if isinstance(error, HTTPError):
-        return True
-    if isinstance(error, OSError):
-        return isinstance(error, ConnectionError | TimeoutError)
-    return _name(error) in {
-        "ConnectionClosedError",
-        "ConnectTimeoutError",
-        "EndpointConnectionError",
-        "HTTPClientError",
-        "IncompleteReadError",
-        "ProxyConnectionError",
-        "ReadTimeoutError",
-        "ResponseStreamingError",
-        "SSLError",
-        "FlexibleChecksumError",
-    }
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _name(error: BaseException) -> str:
-    return type(error).__name__

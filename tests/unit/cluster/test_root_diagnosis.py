@@ -5,7 +5,10 @@ import uuid
 import pytest
 
 from cluster import root_diagnosis
+from cluster.artifacts import s3_connection
 from cluster.artifacts.s3_storage import S3Storage
+from cluster.artifacts.storage import open_storage
+from cluster.errors import StorageError
 from cluster.root_diagnosis import root_of_artifacts
 from tests.object_storage import BUCKET
 
@@ -51,3 +54,48 @@ def test_what_keeps_a_bucket_from_being_of_use(root, monkeypatch):
     assert finding.level == "bad"
     assert "has not answered" in finding.text
     assert "\n" not in finding.text
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["localhost:9000", "http://", "http://a b", "http://[::1", "someone:s3cret@h:1"]
+)
+def test_an_endpoint_that_is_no_url_is_named_with_the_mend(endpoint, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    (finding,) = root_of_artifacts("s3://bucket/manta")
+    shown = endpoint.replace("someone:s3cret", "[redacted]")
+    assert finding.level == "bad"
+    assert finding.text.startswith(f"the S3 endpoint {shown!r} is no URL: write http://HOST:PORT or")
+
+
+def test_an_endpoint_of_a_profile_that_is_no_url(tmp_path, monkeypatch):
+    (tmp_path / "config").write_text("[profile typed]\nregion = us-east-1\nendpoint_url = localhost:9000\n")
+    for name in ("ENDPOINT_URL", "ENDPOINT_URL_S3", "REGION"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "typed")
+    s3_connection._session_client.cache_clear()
+    (finding,) = root_of_artifacts("s3://bucket/manta")
+    s3_connection._session_client.cache_clear()
+    assert finding.text.startswith("the S3 endpoint 'localhost:9000' is no URL")
+
+
+@pytest.mark.parametrize(
+    ("root", "region", "text"),
+    [
+        (
+            "s3://my!bucket/manta",
+            "us-east-1",
+            "s3://my!bucket/manta: 'my!bucket' cannot be the name of a bucket",
+        ),
+        ("s3://bucket/manta", "us east", "s3://bucket/manta: InvalidRegionError: "),
+    ],
+)
+def test_what_botocore_does_not_even_send_is_one_line(root, region, text, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "something")
+    monkeypatch.setenv("AWS_REGION", region)
+    (finding,) = root_of_artifacts(root)
+    assert (finding.level, finding.text[: len(text)], "\n" in finding.text) == ("bad", text, False)
+    with pytest.raises(StorageError):
+        open_storage(root).folders("")

@@ -1,5 +1,6 @@
 """A flipped bit in an input in object storage ends in one error that names the file."""
 
+import io
 import json
 import uuid
 from pathlib import Path
@@ -119,3 +120,27 @@ def test_a_part_that_is_no_parquet_file_is_named(tmp_path: Path) -> None:
     draft.write(PART, b"not at all")
     with pytest.raises(UserError, match=rf"{PART}: not a Parquet file"):
         corpus_pieces(draft.commit({"format": "text", "documents": 2}))
+
+
+def test_a_footer_of_any_length_is_read_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    rows = pa.table({"id": [str(at) for at in range(3000)], "text": ["b"] * 3000})
+    draft = begin(ArtifactStore(tmp_path), "corpora")
+    with draft.writing() as writing:
+        pq.write_table(rows, writing.path / PART, row_group_size=1)
+    corpus = draft.commit({"format": "text", "documents": 3000})
+    assert sum(piece.last - piece.first for piece in corpus_pieces(corpus)) == 3000
+    content = corpus.folder.read(PART)
+    for start in (-100, -int.from_bytes(content[-8:-4], "little") - 8):  # pyarrow has an error for each
+        corpus.folder.write(PART, content[:start] + b"\xff" * 60 + content[start + 60 :])
+        with pytest.raises(UserError, match=rf"{PART}: not a Parquet file"):
+            corpus_pieces(corpus)
+
+
+def test_storage_that_cannot_be_read_is_no_damage(corpus: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        def read(self, length: int | None = -1) -> bytes:
+            raise OSError("AWS Error ACCESS_DENIED")
+
+    monkeypatch.setattr(Artifact, "peek", lambda self, name: pa.PythonFile(Broken(b"x" * 100), mode="r"))
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        corpus_pieces(corpus)

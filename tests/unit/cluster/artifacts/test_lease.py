@@ -141,3 +141,10 @@ def test_renewals_show_life(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(seen) > 5
     lease.release()
     assert json.loads(folder.read("a.json"))["state"] == "released"
+
+
+def test_a_lease_that_is_removed_while_leases_are_listed_is_nobodys(
+    folder: Folder, other_process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "files", lambda self: {"a.json": 1, "gone.json": 1})
+    assert [(name, inputs) for name, _, inputs in lease_module.at_work(folder)] == [("a.json", [])]
