@@ -4,6 +4,8 @@ Nothing is held back here: what was asked for is in Ray's queue all the while, w
 One thread looks on for the whole of a command, and so covers all actors and placement groups of a stage.
 """
 
+import math
+import re
 import threading
 import time
 from collections import Counter
@@ -53,26 +55,34 @@ class Watch:
 
 
 class Told:
-    """What was said when: the same is said again after one minute, then two, four … at most 16."""
+    """What was said when: the same is said again after one minute, then two, four … at most 16.
+
+    Two lines are the same if they want the same: how often, and what is free, changes all the time.
+    """
 
     def __init__(self) -> None:
         self._was_short = False
-        self._wanted, self._time, self._pause = "", 0.0, _REPEAT_SECONDS
+        self._said: dict[frozenset[str], tuple[float, float]] = {}
+        """By what is wanted: when it was said, and the pause before it is said again."""
 
     def is_due(self, line: str | None, now: float) -> bool:
         """Whether to say the line of this look (None: nothing is short) at `now`, in seconds."""
         was_short, self._was_short = self._was_short, line is not None
         if line is None:
-            self._pause = _REPEAT_SECONDS
+            self._said = {wanted: (at, _REPEAT_SECONDS) for wanted, (at, _) in self._said.items()}
             return False
-        wanted = line.partition(":")[0]  # The rest, what is free, changes all the time.
-        is_news = wanted != self._wanted
-        if not was_short or not (is_news or now >= self._time + self._pause):
+        wanted = _wanted(line)
+        at, pause = self._said.get(wanted, (-math.inf, _REPEAT_SECONDS / 2))
+        if not was_short or now < at + pause:
             return False
-        repeated = min(2 * self._pause, _LONGEST_REPEAT_SECONDS)
-        self._pause = _REPEAT_SECONDS if is_news else repeated
-        self._wanted, self._time = wanted, now
+        self._said[wanted] = (now, min(2 * pause, _LONGEST_REPEAT_SECONDS))
         return True
+
+
+def _wanted(line: str) -> frozenset[str]:
+    """The bundles that a line of `shortage` names, without their numbers."""
+    bundles = line.partition(":")[0].removeprefix("waiting for ").split(" and ")
+    return frozenset(re.sub(r"^\d+ × \((.*)\)$", r"\1", bundle) for bundle in bundles)
 
 
 def shortage(wanted: Sequence[Sequence[Resources]], nodes: Sequence[Room]) -> str | None:

@@ -21,13 +21,24 @@ _USER_AND_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]+(?=@)")
 _USER_ALONE = re.compile(r"(?<=http://)[^/@\s]+(?=@)|(?<=https://)[^/@\s]+(?=@)")
 """Where it may be an access token: nobody has to say who they are to read a page."""
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}")
-_ASSIGNMENT = re.compile(r"([\w.-]+)=([^\s&;#'\",]+)")
-"""In a query, a command or an environment."""
+_BASIC = re.compile(r"\b((?i:basic)\s+)(?=\S+[A-Z0-9=])[\w.~+/=-]{8,}")
+"""Base64: what has neither capitals nor digits is English."""
+_NAMED = re.compile(
+    r"(?<![\w.-])(?:"
+    r"(?P<name>[\w.-]+)(?P<sign>\\*[\"']?[ \t]*(?::=|[:=])(?![:=])[ \t]*)"
+    r"|(?P<option>--?[\w-]+)(?:[\"'],)?[ \t]+(?!-)"
+    r")"
+)
+"""What a value follows: in a query, a command, an environment, a header, JSON, YAML or Python."""
+_VALUE = re.compile(
+    r"(?P<quote>\\*[\"'])(?P<quoted>(?:\\.|[^\\\n])*?)(?P=quote)"
+    r"|(?:(?i:basic|bearer|token)[ \t]+)?\\*[\"']?[^\s&;#'\",]+"
+)
 
 
 def redact(value: Any, name: str = "") -> Any:
     """A copy of a JSON value in which secrets are masked: texts under secret-like names, credentials in URLs
-    (also signatures and tokens in their queries), and what is assigned to a secret-like name within a text.
+    (also signatures and tokens in their queries), and what follows a secret-like name within a text.
     """
     if isinstance(value, dict):
         return {key: redact(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
@@ -48,14 +59,28 @@ def _redact_text(text: str) -> str:
     text = _USER_AND_PASSWORD.sub(REDACTED, text)
     text = _USER_ALONE.sub(REDACTED, text)
     text = _BEARER.sub(rf"\1{REDACTED}", text)
-    return _ASSIGNMENT.sub(_redact_assignment, text)
+    text = _BASIC.sub(rf"\1{REDACTED}", text)
+    return _redact_named(text)
 
 
-def _redact_assignment(match: re.Match[str]) -> str:
-    name = match[1]
-    if is_secret_name(name) or _SECRET_PARAMETER.search(_words(name)):
-        return f"{name}={REDACTED}"
-    return match[0]
+def _redact_named(text: str) -> str:
+    parts, done = [], 0
+    for match in _NAMED.finditer(text):
+        if match.start() < done or not _announces_secret(match):
+            continue
+        value = _VALUE.match(text, match.end())
+        if value is None or value["quoted"] == "":
+            continue
+        quote = value["quote"] or ""
+        parts += [text[done : match.end()], quote, REDACTED, quote]
+        done = value.end()
+    return "".join([*parts, text[done:]])
+
+
+def _announces_secret(match: re.Match[str]) -> bool:
+    name = match["name"] or match["option"]
+    is_parameter = match["sign"] == "=" and _SECRET_PARAMETER.search(_words(name))
+    return is_secret_name(name) or bool(is_parameter)
 
 
 def _words(name: str) -> str:

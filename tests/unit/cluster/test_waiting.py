@@ -57,3 +57,22 @@ def test_what_is_short_for_one_look_alone_is_not_told_and_news_is_told_at_once()
     assert not told.is_due("waiting for 1 GPU: x", 35.0)
     assert not told.is_due("waiting for 1 GPU: x", 40.0), "the same within a minute"
     assert told.is_due("waiting for 1 GPU: x", 85.0)
+
+
+def told_at(lines: list[str]) -> list[int]:
+    """When lines are told of which there is one a look, every five seconds."""
+    told = Told()
+    due = [told.is_due(line, 5.0 * at) for at, line in enumerate(lines)]
+    return [5 * at for at, is_due in enumerate(due) if is_due]
+
+
+def test_a_queue_that_shrinks_is_no_news():
+    queue = [shortage([[{"CPU": 1}]] * left, [node(8, 0)]) for left in range(30, 0, -1)]
+    assert told_at(queue) == [5, 65]
+
+
+def test_wants_that_take_turns_are_each_told_ever_more_rarely():
+    both = [[{"CPU": 1}], [{"GPU": 1}]]
+    wants = [both[:1] * 2, both[1:], both[::-1]]
+    lines = [shortage(wants[at % 3], [node(8, 0, GPU=(1, 0))]) for at in range(120)]
+    assert told_at(lines) == [5, 10, 15, 65, 70, 75, 185, 190, 195, 425, 430, 435]

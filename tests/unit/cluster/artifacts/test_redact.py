@@ -35,7 +35,8 @@ def test_secret_names(name: str) -> None:
 
 @pytest.mark.parametrize("name", HARMLESS.split())
 def test_harmless_names(name: str) -> None:
-    for value in ({name: "text"}, {name: 7}, f"{name}=text"):
+    option = f"--{name.replace('_', '-')} text"
+    for value in ({name: "text"}, {name: 7}, f"{name}=text", f"{name}: 'text'", option):
         assert redact(value) == value
 
 
@@ -61,10 +62,53 @@ def test_signed_urls_and_tokens(secret: str, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["s3://bucket/key@2/part-*.jsonl", "mail me@example.com", "a=b", "https://host/a@b"]
+    "text",
+    [
+        *("s3://bucket/key@2/part-*.jsonl", "mail me@example.com", "a=b", "https://host/a@b"),
+        *("max_tokens=5", "max_tokens = 5", "eos_token: 3", "'eos_token': '<eos>'", "--max-tokens 5"),
+        *("--eos-token 3", "--hf-token --name a", "--name 'a'", "tokens: 5", "token == 5", "Token::new"),
+        *('password=""', "basic understanding of it", "Basic Knowledge", "a secret stays", "token 5"),
+    ],
 )
 def test_texts_without_secrets_stay(text: str) -> None:
     assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'password="{}"',
+        "HF_TOKEN='{}' manta corpus",
+        'it sent {{"api_key": "{}", "model": "m"}}',
+        "it sent {{'api_key': '{}', 'model': 'm'}}",
+        'it sent {{\\"api_key\\": \\"{}\\", \\"model\\": 1}}',
+        'password: "{}\\" and more" in a file',
+        "secret_access_key = {}",
+        "aws_secret_access_key: {}\nregion: x",
+        "Authorization: Basic {}",
+        "curl -H 'Authorization: Bearer {}' http://host",
+        "Authorization: token {}",
+        "it answered Basic {}Zm9vOmJhcg== and no more",
+        "manta corpus --hf-token {} --name a",
+        "manta corpus --hf-token '{}' --name a",
+        "['manta', '--hf-token', '{}', '--name']",
+        'OSError: it said:password="{}"',
+        "error: password={}",
+        'password="{}',
+    ],
+)
+def test_a_secret_in_any_notation(text: str) -> None:
+    for secret in ("s3cret", "a-long.s3cret+"):
+        masked = redact(text.format(secret))
+        assert "s3cret" not in masked
+        assert REDACTED in masked
+        assert redact(masked) == masked
+        assert masked.startswith(text[:5])
+
+
+def test_what_is_around_a_secret_stays() -> None:
+    assert redact("manta --hf-token x --max-tokens 5") == f"manta --hf-token {REDACTED} --max-tokens 5"
+    assert redact('{"token": "x y", "n": 1}') == f'{{"token": "{REDACTED}", "n": 1}}'
 
 
 def test_nothing_that_a_run_writes_down_holds_a_secret(tmp_path: Path) -> None:
