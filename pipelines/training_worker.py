@@ -11,7 +11,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from cluster.artifacts.files import is_disk_full
+from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.folder import FileEntry
 from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
@@ -42,21 +42,17 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     """
     torch.set_num_threads(job.threads)
     try:
-        if dist.get_rank() == 0:
-            job.workspace.restore(list(LOGS))
-        # Ray Train has made the worker's own GPU the current one.
-        gpu = assigned_device() == "cuda"
-        yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+        with explain_full_disk(job.workspace.path):
+            if dist.get_rank() == 0:
+                job.workspace.restore(list(LOGS))
+            # Ray Train has made the worker's own GPU the current one.
+            gpu = assigned_device() == "cuda"
+            yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     except StorageError as error:  # of one machine: the others learn of it when this one ends
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise
     except (UserError, NonFiniteError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
-    except Exception as error:
-        if is_disk_full(error):
-            full = f"{job.workspace.path}: the disk is full; make room and run again: checkpoints are kept"
-            ray.get(job.board.post.remote({FATAL: full}))
-        raise
 
 
 def finish(job: TrainingJob, counts: dict[str, Any], files: dict[str, FileEntry]) -> None:

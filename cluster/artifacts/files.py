@@ -12,7 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.errors import StorageError
+
 _CHUNK = 1 << 20
+_DISK_FULL = "No space left on device", "] . unexpected pos "
+"""The second is all that PyTorch's file writer says when a write comes out short."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -73,10 +77,24 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether that is what an error says, or what caused it."""
     at: BaseException | None = error
     while at is not None:
-        if getattr(at, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(at):
+        is_named = getattr(at, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if is_named or any(words in str(at) for words in _DISK_FULL):
             return True
         at = at.__cause__ or at.__context__
     return False
+
+
+@contextmanager
+def explain_full_disk(path: Path) -> Iterator[None]:
+    """A disk that fills up in the block ends it with one StorageError."""
+    try:
+        yield
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise StorageError(
+            f"{path}: the disk is full; make room and run again: checkpoints are kept"
+        ) from None
 
 
 def sync(path: Path) -> None:

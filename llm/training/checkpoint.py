@@ -21,6 +21,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from llm.training.checkpoint_files import SafeReader
 from llm.training.checkpoint_mirror import CheckpointMirror
@@ -52,11 +53,14 @@ def save_checkpoint(
     _barrier()
     (partial / "dcp").mkdir(parents=True, exist_ok=True)
     _barrier()
-    dcp.save(
-        _tensors(model, optimizer),
-        storage_writer=FileSystemWriter(partial / "dcp"),
-        no_dist=not _distributed(),
-    )
+    try:
+        dcp.save(
+            _tensors(model, optimizer),
+            storage_writer=FileSystemWriter(partial / "dcp"),
+            no_dist=not _distributed(),
+        )
+    except CheckpointException as error:  # what some rank met; a BaseException, which no caller expects
+        raise RuntimeError(str(error)) from error
     if _rank() == 0:
         for file, content in attachments.items() | {STATE: _json({"step": step, **state})}.items():
             (partial / file).write_bytes(content)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from llm.alignment.rollouts import Rollout, Scored
@@ -75,14 +76,14 @@ class Learner:
 
     def save(self, iteration: int, state: dict[str, Any], attachments: dict[str, bytes]) -> None:
         """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`."""
-        keep = self._config.keep_checkpoints
-        save_checkpoint(
-            self._checkpoints,
-            iteration,
-            self._models,
-            self._optimizer,
-            state,
-            attachments,
-            keep,
-            self._mirror,
-        )
+        with explain_full_disk(self._checkpoints):
+            save_checkpoint(
+                self._checkpoints,
+                iteration,
+                self._models,
+                self._optimizer,
+                state,
+                attachments,
+                self._config.keep_checkpoints,
+                self._mirror,
+            )
