@@ -192,7 +192,14 @@ def start_local(**options: Any) -> None:
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
-    ray.init(**{**settings, **options})
+    try:
+        ray.init(**{**settings, **options})
+    except Exception as error:  # Ray has no class of its own for it.
+        if "timed out" not in str(error):
+            raise
+        raise UserError(
+            f"Ray did not start on this machine: {_first_line(error)} If the machine is only busy, run again"
+        ) from error
     _quiet_loggers()
 
 

@@ -1,15 +1,13 @@
 """What is measured while models answer prompts: for Ray's Prometheus endpoint, progress and run.json."""
 
 import time
-from types import TracebackType
-from typing import Self
 
 from cluster.artifacts.draft import Draft
 from cluster.prometheus import Emitter
 
 
 class PromptMeter:
-    """Counts answered prompts for the length of a `with` block; Ray must be running.
+    """Counts answered prompts until `close`; Ray must be running.
 
     prompts: still to be answered; a prompt that two models answer is two.
     """
@@ -46,10 +44,6 @@ class PromptMeter:
     def _seconds(self) -> float:
         return max(time.monotonic() - self._began, 1e-9)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let the gauges fade."""
         self._emitter.close()

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import psutil
 
 from cluster.artifacts.files import is_disk_full
+from cluster.artifacts.lease import Ticket
 from cluster.artifacts.ledger import Ledger
 from cluster.errors import StorageError, UserError
 
@@ -45,11 +46,12 @@ class UnitActor:
         options: dict[str, Any],
         ledger: Ledger,
         run_id: str,
+        ticket: Ticket,
         memory_bytes: int,
     ) -> None:
         _hold_to(memory_bytes)
         self._worker = worker(**options)
-        self._ledger, self._run_id = ledger, run_id
+        self._ledger, self._run_id, self._ticket = ledger, run_id, ticket
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
         statuses = [asdict(self._run(**row)) for row in batch.to_pylist()]
@@ -57,6 +59,7 @@ class UnitActor:
 
     def _run(self, id: str, payload: str, attempt: int) -> Status:
         try:
+            self._ticket.check()
             # Before the work: if it takes this process down, it has been counted.
             self._ledger.attempt(self._run_id, id, attempt)
             self._ledger.commit(id, self._worker.run(id, json.loads(payload)))

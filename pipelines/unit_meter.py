@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cluster.prometheus import Emitter
 
 
 class UnitMeter:
-    """Counts units of `work` while they are being done, for the length of a `with` block.
+    """Counts units of `work` while they are being done, until `close`.
 
     missing: payload of each unit that is not done yet, by id.
     """
@@ -67,12 +66,8 @@ class UnitMeter:
     def _seconds(self) -> float:
         return max(time.monotonic() - self._began, 1e-9)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Let the gauges fade."""
         self._emitter.close()
 
 

@@ -19,6 +19,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,13 +58,17 @@ def run_units(
     Returns the records of the units that were done, by unit id in the order of `units`.
 
     Raises:
+        LeaseLost: another process works on the draft now; nothing more is written to it.
         UserError: more units failed than `config.max_failed_units`; a few are named, the rest counted.
     """
     ledger = draft.ledger
     done = ledger.done()
     run = _Run(draft, worker, worker_options, config)
     missing_at_first = {unit.id: unit.payload for unit in units if unit.id not in done}
-    with stage_progress(title, total=len(units)) as progress, UnitMeter(title, missing_at_first) as meter:
+    with (
+        stage_progress(title, total=len(units)) as progress,
+        closing(UnitMeter(title, missing_at_first)) as meter,
+    ):
         for isolate in run.passes():
             missing = [unit for unit in units if unit.id not in done and run.may_try(unit.id)]
             if not missing:
@@ -84,6 +89,8 @@ def run_units(
         meter.failed(len(failed))
         if missing_at_first:
             draft.note(units={**draft.facts.get("units", {}), title: meter.summary()})
+    # Whoever took over may have removed what our units read: no fault of theirs.
+    draft.ticket.check()
     _report(title, failed, len(units), draft, config.max_failed_units)
     return {unit.id: done[unit.id] for unit in units if unit.id in done}
 
@@ -158,6 +165,7 @@ class _Run:
                     "options": self._options,
                     "ledger": self._draft.ledger,
                     "run_id": self._draft.run_id,
+                    "ticket": self._draft.ticket,
                     "memory_bytes": memory,
                 },
                 # Ray Data's own defaults are endless. With none, a pool whose actors all died would hang.

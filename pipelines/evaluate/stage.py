@@ -1,6 +1,7 @@
 """Evaluation as a stage: models/… (against models/…) + held-out data → evaluations/…"""
 
 import json
+from contextlib import closing
 from typing import Any
 
 from cluster.artifacts.manifest import Artifact
@@ -73,7 +74,7 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     cluster.connect()
     with (
         stage_progress("evaluate", to_answer or len(roles), "prompt" if prompts else "model") as progress,
-        PromptMeter("evaluate", draft, to_answer) as meter,
+        closing(PromptMeter("evaluate", draft, to_answer)) as meter,
     ):
         progress.update(0)
 

@@ -8,6 +8,7 @@ what is missing. Every response has its own seed: batches, engines and restarts 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,7 +157,7 @@ def sample_and_rank(
             threads=config.threads,
         ) as engines,
         stage_progress("preferences", total, unit="batch") as progress,
-        PromptMeter("preferences", draft, sum(len(batch.prompts) for batch in batches)) as meter,
+        closing(PromptMeter("preferences", draft, sum(len(batch.prompts) for batch in batches))) as meter,
     ):
         done = total - len(batches)
         progress.update(done)

@@ -63,11 +63,7 @@ def damage_input(reference: Reference, index: int, damage: str, seed: int, scrat
     kind, _, name = source.partition("/")
     file = choice.choice(sorted(ArtifactStore(root).resolve(kind, name).files))
     DAMAGES[damage](root / source / file, choice)
-    process = start(root, index)
-    errors = finish(process)
-    made = (root / expected.ref / MANIFEST).exists()
-    shutil.rmtree(root)
-    return _refusal(process.returncode, errors, f"{source}/{file}", made)
+    return _refused(root, index, expected.ref, f"{source}/{file}")
 
 
 def damage_manifest(reference: Reference, index: int, damage: str, seed: int, scratch: Path) -> Outcome:
@@ -78,11 +74,7 @@ def damage_manifest(reference: Reference, index: int, damage: str, seed: int, sc
     shutil.rmtree(root / expected.ref)
     source = choice.choice(sorted(each["ref"] for each in expected.manifest["inputs"].values()))
     DAMAGES[damage](root / source / MANIFEST, choice)
-    process = start(root, index)
-    errors = finish(process)
-    made = (root / expected.ref / MANIFEST).exists()
-    shutil.rmtree(root)
-    return _refusal(process.returncode, errors, source.rpartition("/")[0], made)
+    return _refused(root, index, expected.ref, source.rpartition("/")[0])
 
 
 def damage_input_in_bucket(
@@ -173,6 +165,15 @@ def fill_disk(reference: Reference, index: int, seed: int, scratch: Path) -> Out
         return Outcome(2, same=same, problems=problems)
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def _refused(root: Path, index: int, ref: str, culprit: str) -> Outcome:
+    """Run a step that must refuse its input."""
+    process = start(root, index)
+    errors = finish(process)
+    made = (root / ref / MANIFEST).exists()
+    shutil.rmtree(root)
+    return _refusal(process.returncode, errors, culprit, made)
 
 
 def _refusal(code: int, errors: str, culprit: str, made: bool) -> Outcome:

@@ -45,7 +45,7 @@ def paused(reference: Reference, index: int, seed: int, scratch: Path) -> Outcom
     shutil.rmtree(draft)
     first = start(root, index)
     wait_for(draft, first)
-    time.sleep(reference.seconds[index] * choice.uniform(0.1, 0.7))
+    time.sleep(reference.seconds[index] * choice.uniform(0.4, 0.8))
     first.send_signal(signal.SIGSTOP)
     if first.poll() is not None or (draft / MANIFEST).exists():
         end(first)

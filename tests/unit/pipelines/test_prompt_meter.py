@@ -1,5 +1,6 @@
 """Answered prompts are counted under the run's own name, in Prometheus and for run.json."""
 
+from contextlib import closing
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ def test_prompts_and_tokens_are_counted(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(prompt_meter, "time", mock.Mock(monotonic=clock))
     draft = mock.Mock(version="1f")
     draft.name = "ranked"
-    with PromptMeter("preferences", draft, 30) as meter:
+    with closing(PromptMeter("preferences", draft, 30)) as meter:
         assert recorded.total("manta_prompts_remaining") == 30
         assert meter.rate() == {}
         clock.return_value = 104.0

@@ -1,5 +1,6 @@
 """Units are counted once each, however often the runner hears of them."""
 
+from contextlib import closing
 from unittest import mock
 
 import pytest
@@ -15,7 +16,7 @@ WORK = {"work": "code: read"}
 def test_units_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded(monkeypatch, prometheus)
     missing = {"a": {"bytes": 100}, "b": {"pieces": [{"bytes": 20}, {"bytes": 3}]}, "c": {"range": 1}}
-    with UnitMeter("code: read", missing) as meter:
+    with closing(UnitMeter("code: read", missing)) as meter:
         assert recorded.series("manta_units_remaining") == [(WORK, 3)]
         meter.done(["a"])
         meter.retried(1)
@@ -35,7 +36,7 @@ def test_rates_are_of_this_run_and_by_input_where_its_size_is_known(monkeypatch:
     Recorded(monkeypatch, prometheus)
     clock = mock.Mock(return_value=100.0)
     monkeypatch.setattr(unit_meter, "time", mock.Mock(monotonic=clock))
-    with UnitMeter("code: read", {"a": {"bytes": 3_000_000}, "b": {"bytes": 1_000_000}}) as meter:
+    with closing(UnitMeter("code: read", {"a": {"bytes": 3_000_000}, "b": {"bytes": 1_000_000}})) as meter:
         assert meter.rate() == {}
         clock.return_value = 102.0
         meter.done(["before", "a", "b"])
@@ -50,7 +51,7 @@ def test_rates_are_of_this_run_and_by_input_where_its_size_is_known(monkeypatch:
             "per_s": 1.0,
             "bytes_per_s": 2_000_000.0,
         }
-    with UnitMeter("code: find duplicates", {"a": {"range": 0}}) as meter:
+    with closing(UnitMeter("code: find duplicates", {"a": {"range": 0}})) as meter:
         clock.return_value = 106.0
         meter.done(["a"])
         assert meter.rate() == {"units_per_s": 0.25}
