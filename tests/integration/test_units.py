@@ -1,4 +1,4 @@
-"""The unit runner on a private Ray: units that fail, kill their actor, want too much memory, or are not ours."""
+"""The unit runner on a private Ray: units that fail, kill their actor, want too much memory, are not ours."""
 
 import os
 
