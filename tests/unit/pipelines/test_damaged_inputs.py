@@ -68,7 +68,8 @@ def work(worker: str, corpus: Artifact, target: Path, monkeypatch) -> str:
         "encode": lambda: EncodeWorker(corpus, tokenizer, draft.folder),
     }[worker]
     actor = UnitActor.__new__(UnitActor)
-    actor._worker, actor._ledger, actor._run_id = made(), draft.ledger, draft.run_id
+    actor._worker, actor._ledger = made(), draft.ledger
+    actor._run_id, actor._ticket = draft.run_id, draft.ticket
 
     status = actor._run("encode-00000", json.dumps(vars(piece)), 0)
     assert not status.error or draft.ledger.done() == {}
