@@ -43,10 +43,17 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return {key: redact(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [redact(item, name) for item in value]
+        before = ("", *value)
+        return [redact(item, name or _option(option)) for option, item in zip(before, value, strict=False)]
     if isinstance(value, str):
         return REDACTED if value and is_secret_name(name) else _redact_text(value)
     return value
+
+
+def _option(argument: Any) -> str:
+    """`hf-token` of `--hf-token`, whose value is the next argument of a command; else nothing."""
+    found = re.fullmatch(r"--?([\w-]+)", argument) if isinstance(argument, str) else None
+    return found[1] if found else ""
 
 
 def is_secret_name(name: str) -> bool:

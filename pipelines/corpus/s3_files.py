@@ -1,7 +1,7 @@
 """Raw inputs in a bucket: an object, what a prefix holds, or what a glob matches. One listing an argument."""
 
 import glob
-import re
+from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
 from cluster.artifacts.remote_file import RemoteFile
@@ -15,18 +15,18 @@ Found = tuple[RemoteFile, str, int, str]
 
 def find_in_bucket(argument: str, is_one_of_many: bool) -> list[Found]:
     """Every object that a key, a prefix or a glob of a bucket stands for; UserError if there is none."""
-    parts = urlsplit(argument, allow_fragments=False)
-    pattern = parts.path.strip("/") + (f"?{parts.query}" if parts.query else "")
-    if not parts.netloc:
-        raise UserError(f"--paths {argument}: no bucket; write s3://BUCKET/PREFIX")
-    storage = S3Storage.from_environment(parts.netloc, "")
+    url = urlsplit(argument, allow_fragments=False)
+    pattern = (url.path + (f"?{url.query}" if url.query else "")).strip("/")
+    if not url.netloc:
+        raise UserError(f"--paths {argument}: no bucket; write s3://BUCKET or s3://BUCKET/PREFIX")
+    storage = S3Storage.from_environment(url.netloc, "")
     if glob.has_magic(pattern):
         root = _fixed_part(pattern)
-        matches = _glob_regex(pattern)
-        chosen = {key: each for key, each in storage.etags(root).items() if matches.fullmatch(key)}
+        parts, below = pattern.split("/"), storage.etags(root)
+        chosen = {key: each for key, each in below.items() if _matches(key.split("/"), parts)}
     else:
         root, chosen = pattern, {}
-        single = storage.etag(pattern)
+        single = storage.etag(pattern) if pattern else None
         if single is not None:
             root, chosen = pattern.rpartition("/")[0], {pattern: single}
         else:
@@ -59,18 +59,14 @@ def _fixed_part(pattern: str) -> str:
     return "/".join(fixed)
 
 
-def _glob_regex(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` stay within a folder, `**/` crosses any number of them, `[...]` is one character."""
-    regex = ""
-    for part in re.split(r"(\*\*/|\*|\?|\[[^\]]+\])", pattern):
-        if part == "**/":
-            regex += "(?:.*/)?"
-        elif part == "*":
-            regex += "[^/]*"
-        elif part == "?":
-            regex += "[^/]"
-        elif part.startswith("[") and part.endswith("]"):
-            regex += "[^" + part[2:] if part[1] in "!^" else part
-        else:
-            regex += re.escape(part)
-    return re.compile(regex)
+def _matches(names: list[str], parts: list[str]) -> bool:
+    """Whether a glob on a disk would find it: `*`, `?` and `[...]` stay within a folder, `**` crosses any
+    number of them, and none of them finds what is hidden.
+    """
+    if not parts or not names:
+        return not names and all(part == "**" for part in parts)
+    is_hidden = names[0].startswith(".")
+    if parts[0] == "**":
+        return (not is_hidden and _matches(names[1:], parts)) or _matches(names, parts[1:])
+    fits = fnmatchcase(names[0], parts[0]) and (not is_hidden or parts[0].startswith("."))
+    return fits and _matches(names[1:], parts[1:])

@@ -108,6 +108,8 @@ def test_a_secret_in_any_notation(text: str) -> None:
 
 def test_what_is_around_a_secret_stays() -> None:
     assert redact("manta --hf-token x --max-tokens 5") == f"manta --hf-token {REDACTED} --max-tokens 5"
+    command = ["manta", "-v", "--hf-token", "x", "name"]
+    assert redact(command) == [*command[:3], REDACTED, "name"]
     assert redact('{"token": "x y", "n": 1}') == f'{{"token": "{REDACTED}", "n": 1}}'
 
 
