@@ -82,7 +82,13 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
     for stage in KINDS:
         index = index_of(stage)
         kills = _KILLS.get(stage, _KILLS_OF_OTHERS)
-        for place, victim in enumerate(_VICTIMS):
+        of_each = {
+            victim: kills // len(_VICTIMS) + (place < kills % len(_VICTIMS))
+            for place, victim in enumerate(_VICTIMS)
+        }
+        if stage == "pretrain":
+            of_each["one of two workers"] = 2
+        for victim, count in of_each.items():
 
             def kill(seed: int, index: int = index, victim: Victim = victim) -> Outcome:
                 for attempt in range(_ATTEMPTS):
@@ -91,7 +97,6 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
                         break
                 return outcome
 
-            count = kills // len(_VICTIMS) + (place < kills % len(_VICTIMS))
             yield stage, f"{victim} killed", kill, count
     for stage in KINDS:
         damages = [(f"checkpoint {name}", damage_checkpoint, name) for name in DAMAGES if stage in _TRAINING]

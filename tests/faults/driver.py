@@ -1,8 +1,9 @@
 """Runs one stage of the smoke quickstart in a process of its own, to be killed.
 
-    python -m tests.faults.driver ROOT STEP [--nodes]
+    python -m tests.faults.driver ROOT STEP [--nodes | --two-workers]
 
-With `--nodes` it runs on a cluster of several nodes on this machine, whose process ids it prints.
+With `--nodes` it runs on a cluster of several nodes on this machine, whose process ids it prints; with
+`--two-workers` on two workers.
 """
 
 import sys
@@ -31,13 +32,15 @@ def step_of(root: str, index: int) -> Step:
     return Step(step.stage, config, step.title)
 
 
-def main(root: str, index: int, nodes: bool) -> int:
+def main(root: str, index: int, nodes: bool, two_workers: bool) -> int:
     import importlib
 
     step = step_of(root, index)
     config: Any = step.config
     if nodes:
         config = config.model_copy(update={"address": start_nodes()})
+    if two_workers:
+        config = config.model_copy(update={"workers": 2, "threads_per_worker": 1})
     try:
         return run_stage(importlib.import_module(f"pipelines.{step.stage}.stage"), config)
     except UserError as error:
@@ -61,4 +64,4 @@ def start_nodes() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), "--nodes" in sys.argv[3:]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), "--nodes" in sys.argv[3:], "--two-workers" in sys.argv[3:]))

@@ -18,7 +18,7 @@ from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from tests.faults.driver import step_of
 
-Victim = Literal["worker", "driver", "node"]
+Victim = Literal["worker", "one of two workers", "driver", "node"]
 
 KINDS = {
     "corpus": "corpora",
@@ -64,18 +64,30 @@ class Reference:
 
 def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scratch: Path) -> Outcome:
     """Run a step on a copy of the reference that lacks its artifact; kill `victim` once, at a random moment;
-    then run the same command until it succeeds.
+    then run the same command until it succeeds. Two workers round differently from one: their result is
+    compared with that of two that were left alone.
     """
     choice = random.Random(f"{index}/{victim}/{seed}")
     expected = reference.artifact(index)
-    root = link_tree(reference.root, scratch / f"{index}-{victim}-{seed}")
+    root = link_tree(reference.root, scratch / f"{index}-{victim.replace(' ', '-')}-{seed}")
     draft = root / expected.kind / expected.name / expected.version
     shutil.rmtree(draft)
-    delay = choice.uniform(0, reference.seconds[index])
+    flags = ["--two-workers"] if victim == "one of two workers" else []
     problems: list[str] = []
+    if flags:
+        alone = start(root, index, *flags)
+        said = finish(alone)
+        if alone.returncode:
+            return Outcome(1, same=False, problems=[f"left alone: {said.strip()[-200:]}"])
+        result = _result(draft)
+        shutil.rmtree(draft)
+    else:
+        result = _result(reference.root / expected.ref)
+    delay = choice.uniform(0, reference.seconds[index])
     killed = False
     for run in range(1, _MOST_RUNS + 1):
-        process = start(root, index, nodes=victim == "node" and run == 1)
+        nodes = ["--nodes"] if victim == "node" and run == 1 else []
+        process = start(root, index, *flags, *nodes)
         try:
             if run == 1:
                 wait_for(draft, process)
@@ -95,12 +107,18 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
             problems.append(f"exit code {process.returncode} without an error")
     made = ArtifactStore(root).resolve(expected.kind, expected.name)
     problems += verify(made)
-    same = (draft / "manifest.json").read_bytes() == expected.folder.read("manifest.json")
-    log = draft / "metrics.jsonl"
-    if log.exists() and log.read_bytes() != expected.folder.read("metrics.jsonl"):
+    manifest, log = _result(draft)
+    same = manifest == result[0]
+    if log != result[1]:
         problems.append("metrics.jsonl differs")
     shutil.rmtree(root)
     return Outcome(run, same, problems=problems, missed=not killed)
+
+
+def _result(artifact: Path) -> tuple[bytes, bytes]:
+    """Manifest, and the log of a training; both must be the same."""
+    log = artifact / "metrics.jsonl"
+    return (artifact / "manifest.json").read_bytes(), log.read_bytes() if log.exists() else b""
 
 
 def link_tree(source: Path, target: Path) -> Path:
@@ -110,12 +128,11 @@ def link_tree(source: Path, target: Path) -> Path:
 
 
 def start(
-    root: Path | str, index: int, nodes: bool = False, environment: dict[str, str] | None = None
+    root: Path | str, index: int, *flags: str, environment: dict[str, str] | None = None
 ) -> "subprocess.Popen[str]":
     """The driver of a step, in a session of its own."""
-    command = [sys.executable, "-m", "tests.faults.driver", str(root), str(index)]
     return subprocess.Popen(
-        command + ["--nodes"] * nodes,
+        [sys.executable, "-m", "tests.faults.driver", str(root), str(index), *flags],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
