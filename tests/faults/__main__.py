@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,7 @@ from tests.faults.whole_chain import CASES
 _KILLS = {"pretrain": 20}
 _KILLS_OF_OTHERS = 10
 _ATTEMPTS = 4
-"""At a run that has something to kill at the moment that was drawn."""
+"""At a run that has something to strike at the moment that was drawn."""
 _TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
 
@@ -62,8 +63,9 @@ def main() -> int:
         undisturbed = reference(root) if (root / "models" / "aligned").exists() else prepare(root)
         table = Table("stage", "fault", "runs", "result")
         lost = 0
+        begin = partial(at_once.submit, until_it_strikes)
         running = [
-            (stage, fault, [at_once.submit(case, seed) for seed in range(1 if chosen.quick else count)])
+            (stage, fault, [begin(case, seed) for seed in range(1 if chosen.quick else count)])
             for stage, fault, case, count in cases(undisturbed, Path(scratch))
             if (not chosen.stage or stage in chosen.stage) and chosen.fault in fault
         ]
@@ -91,11 +93,7 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
         for victim, count in of_each.items():
 
             def kill(seed: int, index: int = index, victim: Victim = victim) -> Outcome:
-                for attempt in range(_ATTEMPTS):
-                    outcome = kill_once(undisturbed, index, victim, seed + 100 * attempt, scratch)
-                    if not outcome.missed or outcome.problems or not outcome.same:
-                        break
-                return outcome
+                return kill_once(undisturbed, index, victim, seed, scratch)
 
             yield stage, f"{victim} killed", kill, count
     for stage in KINDS:
@@ -140,6 +138,18 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
         yield "quickstart", name, chain, 1
 
 
+def until_it_strikes(case: Callable[[int], Outcome], seed: int) -> Outcome:
+    """The case; again at another moment if the run had ended before."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            outcome = case(seed + 100 * attempt)
+        except Exception as error:  # The other cases still have something to say.
+            return Outcome(1, same=False, problems=[f"{type(error).__name__}: {error}"])
+        if not outcome.missed or outcome.problems or not outcome.same:
+            break
+    return outcome
+
+
 def summary(outcomes: list[Outcome]) -> tuple[str, int]:
     """What came of some runs, in a few words, and how many are lost or different."""
     bad = [each for each in outcomes if each.problems or not (each.same or each.refused)]
@@ -151,7 +161,7 @@ def summary(outcomes: list[Outcome]) -> tuple[str, int]:
     again = sum(each.runs > 1 for each in outcomes)
     missed = sum(each.missed for each in outcomes)
     notes = [f"{again} needed the command a second time"] * bool(again)
-    notes += [f"{missed} found nothing to kill"] * bool(missed)
+    notes += [f"{missed} found nothing to strike"] * bool(missed)
     return "the same" + (f" ({', '.join(notes)})" if notes else ""), 0
 
 
