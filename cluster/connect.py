@@ -18,6 +18,7 @@ from cluster.auth import (
     requires_token,
     token_path,
 )
+from cluster.compute_threads import brief_waits
 from cluster.errors import UserError
 from cluster.one_process import node_memory
 from cluster.placement import Node, Share, share
@@ -62,7 +63,7 @@ class Cluster:
         """
         if self._connected:
             return self
-        _quiet_environment()
+        _set_environment()
         import ray
 
         if not ray.is_initialized():
@@ -182,7 +183,7 @@ def start_local(**options: Any) -> None:
     """Start Ray on this machine, quiet, without the dashboard, with token authentication."""
     if os.environ.get("RAY_AUTH_MODE", "token") == "token":
         ensure_token()
-    _quiet_environment()
+    _set_environment()
     import ray
 
     settings: dict[str, Any] = {
@@ -212,7 +213,7 @@ def running_address() -> str | None:
 
 
 def _join(address: str) -> None:
-    _quiet_environment()
+    _set_environment()
     wanted = requires_token(address)
     if wanted is None:
         raise UserError(f"no Ray cluster answers at {address}; start one, or leave out the address")
@@ -272,14 +273,15 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _quiet_environment() -> None:
-    """Settings that Ray reads when it is imported or started; what the user set stays."""
+def _set_environment() -> None:
+    """Settings that Ray reads when it is imported or started, or hands on; what the user set stays."""
     enable_where_possible()
     for name, value in {
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Its default polls workers every 2 s.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DEDUP_LOGS": "1",
         "RAY_usage_stats_enabled": "0",
+        **brief_waits(),
     }.items():
         os.environ.setdefault(name, value)
 

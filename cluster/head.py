@@ -21,6 +21,7 @@ import psutil
 
 from cluster.addresses import KEEP_TO_LOOPBACK, answers
 from cluster.auth import enable_where_possible, ensure_token, token_path
+from cluster.compute_threads import brief_waits
 from cluster.dashboard import look_at
 from cluster.errors import UserError
 
@@ -177,6 +178,7 @@ def _start_ray(
     environment = {
         **os.environ,
         **KEEP_TO_LOOPBACK,
+        **brief_waits(),
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",  # Jobs say `python`.
         "RAY_AUTH_MODE": "token",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # Nobody takes over from a single node.

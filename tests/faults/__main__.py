@@ -6,6 +6,7 @@ Exit code 1 if anything was lost or came out different.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from cluster.compute_threads import brief_waits
 from tests.faults.damage import (
     DAMAGES,
     damage_checkpoint,
@@ -53,6 +55,7 @@ def main() -> int:
     options.add_argument("--fault", default="", help="only faults with this in their name")
     options.add_argument("--at-once", type=int, default=1, help="runs that go on beside each other")
     chosen = options.parse_args()
+    os.environ.update(brief_waits())
     console = Console()
     with (
         tempfile.TemporaryDirectory(prefix="manta-faults-") as scratch,
