@@ -113,7 +113,7 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
             ) -> Outcome:
                 return damage(undisturbed, index, name, seed, scratch)
 
-            yield stage, fault, damaged, 2
+            yield stage, fault, damaged, 1
     others = {
         "disk full": fill_disk,
         "two drivers at once": at_once_on_disk,
@@ -126,7 +126,7 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
             def disturbed(seed: int, index: int = index_of(stage), case: Disturbance = case) -> Outcome:
                 return case(undisturbed, index, seed, scratch)
 
-            yield stage, fault, disturbed, 2 if case is fill_disk else 1
+            yield stage, fault, disturbed, 1
 
     def resize(seed: int) -> Outcome:
         return shrink_and_grow(undisturbed, index_of("pretrain"), scratch)
