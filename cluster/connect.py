@@ -193,6 +193,8 @@ def start_local(**options: Any) -> None:
         "log_to_driver": False,
         "logging_level": logging.ERROR,
     }
+    # It prints the whole log of a dashboard that was slow to start, and here there is none.
+    logging.getLogger("ray._private.services").setLevel(logging.CRITICAL)
     try:
         ray.init(**{**settings, **options})
     except Exception as error:  # Ray has no class of its own for it.
