@@ -54,7 +54,9 @@ def start_nodes() -> str:
 
     ensure_token()
     enable_where_possible()
-    simulated = SimulatedCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    simulated = SimulatedCluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(2):
         node = simulated.add_node(num_cpus=NODE_CPUS)
         print("node", node.all_processes["raylet"][0].process.pid, flush=True)

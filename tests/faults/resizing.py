@@ -106,7 +106,9 @@ class _TwoNodes:
         enable_where_possible()
         self._root, self._record = root, record
         self._workers: list[int] = []
-        self._cluster = SimulatedCluster(initialize_head=True, head_node_args={"num_cpus": 0})
+        self._cluster = SimulatedCluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+        )
         self._first, _ = (self._cluster.add_node(num_cpus=1) for _ in range(2))
         self._cluster.wait_for_nodes()
         self.address: str = self._cluster.address
