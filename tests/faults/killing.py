@@ -92,7 +92,7 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
             if run == 1:
                 wait_for(draft, process)
                 time.sleep(delay)
-                killed = _kill(victim, process, choice)
+                killed = _kill_when_there(victim, process, choice)
             _, errors = process.communicate(timeout=_LONGEST_RUN_SECONDS)
         except subprocess.TimeoutExpired:
             problems.append("it hung")
@@ -148,10 +148,20 @@ def wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
+def _kill_when_there(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
+    """Kill one process, as soon as there is one: on a busy machine workers start late. False if the run
+    ended before.
+    """
+    deadline = time.monotonic() + _LONGEST_RUN_SECONDS
+    while driver.poll() is None and time.monotonic() < deadline:
+        if _kill(victim, driver, choice):
+            return True
+        time.sleep(0.2)
+    return False
+
+
 def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
-    """Kill one process; False if there is none, for instance because the run has ended before."""
-    if driver.poll() is not None:
-        return False
+    """Kill one process; False if there is none."""
     if victim == "driver":
         driver.kill()
         return True
