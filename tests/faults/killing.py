@@ -91,8 +91,7 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
         try:
             if run == 1:
                 wait_for(draft, process)
-                time.sleep(delay)
-                killed = _kill_when_there(victim, process, choice)
+                killed = _kill(victim, process, choice, delay)
             _, errors = process.communicate(timeout=_LONGEST_RUN_SECONDS)
         except subprocess.TimeoutExpired:
             problems.append("it hung")
@@ -148,28 +147,35 @@ def wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
-def _kill_when_there(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
-    """Kill one process, as soon as there is one: on a busy machine workers start late. False if the run
-    ended before.
+def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random, delay: float) -> bool:
+    """Kill one process after `delay` seconds; if it comes up only later (workers start late on a busy machine),
+    so long after that. False if the run ended before.
     """
-    deadline = time.monotonic() + _LONGEST_RUN_SECONDS
-    while driver.poll() is None and time.monotonic() < deadline:
-        if _kill(victim, driver, choice):
-            return True
-        time.sleep(0.2)
-    return False
+    time.sleep(delay)
+    if not _processes(victim, driver):
+        deadline = time.monotonic() + _LONGEST_RUN_SECONDS
+        while not _processes(victim, driver) and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(delay)
+    found = _processes(victim, driver)
+    if driver.poll() is not None or not found:
+        return False
+    try:
+        os.kill(choice.choice(found), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
-def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
-    """Kill one process; False if there is none."""
+def _processes(victim: Victim, driver: "subprocess.Popen[str]") -> list[int]:
+    """Process ids of what is to be killed: the driver, two nodes that are not the head, or workers."""
     if victim == "driver":
-        driver.kill()
-        return True
+        return [driver.pid]
+    found = []
     try:
         below = psutil.Process(driver.pid).children(recursive=True)
     except psutil.NoSuchProcess:
-        return False
-    found = []
+        return []
     for process in below:
         try:
             command = " ".join(process.cmdline())
@@ -178,13 +184,7 @@ def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random
         is_node = "raylet/raylet" in command and "--head" not in command
         if is_node if victim == "node" else command.startswith(_WORKERS):
             found.append(process.pid)
-    if not found:
-        return False
-    try:
-        os.kill(choice.choice(sorted(found)[-2:] if victim == "node" else sorted(found)), signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True
+    return sorted(found)[-2:] if victim == "node" else sorted(found)
 
 
 def finish(process: "subprocess.Popen[str]", seconds: float = _LONGEST_RUN_SECONDS) -> str:
