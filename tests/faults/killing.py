@@ -148,7 +148,7 @@ def wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
 
 
 def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random, delay: float) -> bool:
-    """Kill one process after `delay` seconds; if it comes up only later (workers start late on a busy machine),
+    """Kill one process after `delay` seconds; if it comes up later (on a busy machine workers start late),
     so long after that. False if the run ended before.
     """
     time.sleep(delay)
