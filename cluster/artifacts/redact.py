@@ -43,8 +43,10 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, dict):
         return {key: redact(item, name if is_secret_name(name) else str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if is_secret_name(name):
+            return [redact(item, name) for item in value]
         before = ("", *value)
-        return [redact(item, name or _option(option)) for option, item in zip(before, value, strict=False)]
+        return [redact(item, _option(option) or name) for option, item in zip(before, value, strict=False)]
     if isinstance(value, str):
         return REDACTED if value and is_secret_name(name) else _redact_text(value)
     return value

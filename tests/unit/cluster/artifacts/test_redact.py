@@ -109,7 +109,13 @@ def test_a_secret_in_any_notation(text: str) -> None:
 def test_what_is_around_a_secret_stays() -> None:
     assert redact("manta --hf-token x --max-tokens 5") == f"manta --hf-token {REDACTED} --max-tokens 5"
     command = ["manta", "-v", "--hf-token", "x", "name"]
-    assert redact(command) == [*command[:3], REDACTED, "name"]
+    masked = [*command[:3], REDACTED, "name"]
+    assert redact(command) == masked
+    assert redact({"argv": command}) == {"argv": masked}
+    assert redact({"tokens": ["--password", "x"], "password": ["-v", "x"]}) == {
+        "tokens": ["--password", REDACTED],
+        "password": [REDACTED, REDACTED],
+    }
     assert redact('{"token": "x y", "n": 1}') == f'{{"token": "{REDACTED}", "n": 1}}'
 
 
