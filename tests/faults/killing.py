@@ -147,15 +147,20 @@ def wait_for(draft: Path, process: "subprocess.Popen[str]") -> None:
         time.sleep(0.02)
 
 
+def wait_for_workers(driver: "subprocess.Popen[str]", kind: Victim = "worker") -> None:
+    """Until the run has processes of a kind, or has ended."""
+    deadline = time.monotonic() + _LONGEST_RUN_SECONDS
+    while not _processes(kind, driver) and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random, delay: float) -> bool:
     """Kill one process after `delay` seconds; if it comes up later (on a busy machine workers start late),
     so long after that. False if the run ended before.
     """
     time.sleep(delay)
     if not _processes(victim, driver):
-        deadline = time.monotonic() + _LONGEST_RUN_SECONDS
-        while not _processes(victim, driver) and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_for_workers(driver, victim)
         time.sleep(delay)
     found = _processes(victim, driver)
     if driver.poll() is not None or not found:
