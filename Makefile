@@ -32,7 +32,7 @@ test: install ## Run every test, two at a time: first those that need no Ray
 	$(BIN)/python -m pytest -q --numprocesses 2 tests/unit
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
-test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (an hour and a half)
+test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (some hours)
 	$(BIN)/python -m tests.faults --at-once 2
 
 lint: install ## Check style and types

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 
 _SPINS = "1000"
-"""Some ten microseconds; libgomp's default is 300,000."""
+"""Turns of the loop; libgomp's default is 300,000."""
 
 
 def brief_waits(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
