@@ -38,6 +38,8 @@ _KILLS = {"pretrain": 20}
 _KILLS_OF_OTHERS = 10
 _ATTEMPTS = 4
 """At a run that has something to strike at the moment that was drawn."""
+ANOTHER_ATTEMPT = 1000
+"""Added to the seed of a case for each attempt after the first."""
 _TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
 
@@ -96,7 +98,8 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
         for victim, count in of_each.items():
 
             def kill(seed: int, index: int = index, victim: Victim = victim) -> Outcome:
-                return kill_once(undisturbed, index, victim, seed, scratch)
+                attempt, seed = divmod(seed, ANOTHER_ATTEMPT)
+                return kill_once(undisturbed, index, victim, seed, attempt, scratch)
 
             yield stage, f"{victim} killed", kill, count
     for stage in KINDS:
@@ -145,7 +148,7 @@ def until_it_strikes(case: Callable[[int], Outcome], seed: int) -> Outcome:
     """The case; again at another moment if the run had ended before."""
     for attempt in range(_ATTEMPTS):
         try:
-            outcome = case(seed + 100 * attempt)
+            outcome = case(seed + ANOTHER_ATTEMPT * attempt)
         except Exception as error:  # The other cases still have something to say.
             return Outcome(1, same=False, problems=[f"{type(error).__name__}: {error}"])
         if not outcome.missed or outcome.problems or not outcome.same:

@@ -62,14 +62,18 @@ class Reference:
         return ArtifactStore(self.root).resolve(KINDS[step.stage], step.config.name)
 
 
-def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scratch: Path) -> Outcome:
+def kill_once(
+    reference: Reference, index: int, victim: Victim, seed: int, attempt: int, scratch: Path
+) -> Outcome:
     """Run a step on a copy of the reference that lacks its artifact; kill `victim` once, at a random moment;
     then run the same command until it succeeds. Two workers round differently from one: their result is
     compared with that of two that were left alone.
+
+    attempt: how often a run had ended before the moment that was drawn; each time it is drawn earlier.
     """
-    choice = random.Random(f"{index}/{victim}/{seed}")
+    choice = random.Random(f"{index}/{victim}/{seed}/{attempt}")
     expected = reference.artifact(index)
-    root = link_tree(reference.root, scratch / f"{index}-{victim.replace(' ', '-')}-{seed}")
+    root = link_tree(reference.root, scratch / f"{index}-{victim.replace(' ', '-')}-{seed}-{attempt}")
     draft = root / expected.kind / expected.name / expected.version
     shutil.rmtree(draft)
     flags = ["--two-workers"] if victim == "one of two workers" else []
@@ -83,7 +87,7 @@ def kill_once(reference: Reference, index: int, victim: Victim, seed: int, scrat
         shutil.rmtree(draft)
     else:
         result = _result(reference.root / expected.ref)
-    delay = choice.uniform(0, reference.seconds[index])
+    delay = choice.uniform(0, reference.seconds[index]) / 2**attempt
     killed = False
     for run in range(1, _MOST_RUNS + 1):
         nodes = ["--nodes"] if victim == "node" and run == 1 else []
