@@ -6,7 +6,10 @@ With `--nodes` it runs on a cluster of several nodes on this machine, whose proc
 `--two-workers` on two workers.
 """
 
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from cluster.auth import enable_where_possible, ensure_token
@@ -32,9 +35,17 @@ def step_of(root: str, index: int) -> Step:
     return Step(step.stage, config, step.title)
 
 
+def ray_folder(pid: int) -> Path:
+    """Where the driver with this process id keeps its Ray. There Ray looks for a running cluster, so that
+    drivers that run beside each other do not join each other's.
+    """
+    return Path(tempfile.gettempdir(), f"manta-ray-{pid}")
+
+
 def main(root: str, index: int, nodes: bool, two_workers: bool) -> int:
     import importlib
 
+    os.environ["RAY_TMPDIR"] = str(ray_folder(os.getpid()))
     step = step_of(root, index)
     config: Any = step.config
     if nodes:

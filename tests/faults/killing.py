@@ -16,7 +16,7 @@ import psutil
 
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
-from tests.faults.driver import step_of
+from tests.faults.driver import ray_folder, step_of
 
 Victim = Literal["worker", "one of two workers", "driver", "node"]
 
@@ -82,7 +82,7 @@ def kill_once(
         alone = start(root, index, *flags)
         said = finish(alone)
         if alone.returncode:
-            return Outcome(1, same=False, problems=[f"left alone: {said.strip()[-200:]}"])
+            return Outcome(1, same=False, problems=[f"left alone: {said.strip()[-2000:]}"])
         result = _result(draft)
         shutil.rmtree(draft)
     else:
@@ -212,3 +212,4 @@ def end(process: "subprocess.Popen[str]") -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    shutil.rmtree(ray_folder(process.pid), ignore_errors=True)
