@@ -2,7 +2,9 @@
 
     python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT] [--at-once N]
 
-Exit code 1 if anything was lost or came out different.
+All of it takes hours. With --keep, what has run well is written down in FOLDER/results.jsonl, and the same
+command goes on from there; delete the folder to begin anew. Exit code 1 if anything was lost or came out
+different.
 """
 
 import argparse
@@ -10,7 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
 from tests.faults.reference import index_of, prepare, reference
 from tests.faults.resizing import shrink_and_grow
+from tests.faults.results import Results
 from tests.faults.two_drivers import at_once_in_bucket, at_once_on_disk, paused
 from tests.faults.whole_chain import CASES
 
@@ -52,7 +55,9 @@ Case = tuple[str, str, Callable[[int], Outcome], int]
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     options.add_argument("--quick", action="store_true", help="one run a case")
-    options.add_argument("--keep", type=Path, help="keep the undisturbed run here, or use the one here")
+    options.add_argument(
+        "--keep", type=Path, help="keep the undisturbed run and the results here, or use these"
+    )
     options.add_argument("--stage", action="append", help="only this stage")
     options.add_argument("--fault", default="", help="only faults with this in their name")
     options.add_argument("--at-once", type=int, default=1, help="runs that go on beside each other")
@@ -68,9 +73,15 @@ def main() -> int:
         undisturbed = reference(root) if (root / "models" / "aligned").exists() else prepare(root)
         table = Table("stage", "fault", "runs", "result")
         lost = 0
-        begin = partial(at_once.submit, until_it_strikes)
+        results = Results(chosen.keep / "results.jsonl" if chosen.keep else None)
+
+        def begin(stage: str, fault: str, seed: int, case: Callable[[int], Outcome]) -> Future[Outcome]:
+            return at_once.submit(
+                results.known_or_new, (stage, fault, seed), partial(until_it_strikes, case, seed)
+            )
+
         running = [
-            (stage, fault, [begin(case, seed) for seed in range(1 if chosen.quick else count)])
+            (stage, fault, [begin(stage, fault, seed, case) for seed in range(1 if chosen.quick else count)])
             for stage, fault, case, count in cases(undisturbed, Path(scratch))
             if (not chosen.stage or stage in chosen.stage) and chosen.fault in fault
         ]
