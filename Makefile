@@ -43,6 +43,8 @@ lint: install ## Check style and types
 bench: install ## Measure against the peers; prints one JSON line per benchmark
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.tokenize
+	$(BIN)/python -m tests.benchmarks.tokenize --model-type unigram
+	$(BIN)/python -m tests.benchmarks.loader
 	$(BIN)/python -m tests.benchmarks.train
 
 metrics: install ## Make the Grafana dashboard and docs/metrics.md from the declared metrics

@@ -14,20 +14,33 @@ import numpy as np
 from llm.data.order import Order
 from llm.data.shards import TokenShards
 
+_LOCATED_AT_ONCE = 2048
+
 
 class TokenLoader:
     """Reads samples of `order` from `shards`."""
 
     def __init__(self, shards: TokenShards, order: Order):
         self.shards, self.order = shards, order
+        self._located = range(0)
+        self._places: list[tuple[int, int]] = []
 
     def batch(self, start: int, count: int) -> np.ndarray:
         """(count, seq_len) int64: global samples start … start + count - 1."""
-        shard, offset = self.order.locate(np.arange(start, start + count, dtype=np.int64))
-        rows = np.empty((count, self.order.seq_len), dtype=np.int64)
-        for row, (k, at) in enumerate(zip(shard.tolist(), offset.tolist(), strict=True)):
-            rows[row] = self.shards.read(k, at, self.order.seq_len)
+        seq_len = self.order.seq_len
+        rows = np.empty((count, seq_len), dtype=np.int64)
+        for row, (shard, offset) in zip(rows, self._locate(start, count), strict=True):
+            row[:] = self.shards.read(shard, offset, seq_len)
         return rows
+
+    def _locate(self, start: int, count: int) -> list[tuple[int, int]]:
+        """(shard, offset) of samples. Those that come after are located as well: it costs little more."""
+        if start < self._located.start or start + count > self._located.stop:
+            self._located = range(start, start + max(count, _LOCATED_AT_ONCE))
+            shard, offset = self.order.locate(np.arange(start, self._located.stop, dtype=np.int64))
+            self._places = list(zip(shard.tolist(), offset.tolist(), strict=True))
+        first = start - self._located.start
+        return self._places[first : first + count]
 
     def state(self, samples_consumed: int) -> dict[str, Any]:
         """What a checkpoint keeps once training has taken so many samples: plain JSON types."""
@@ -56,7 +69,7 @@ class TokenLoader:
         """Small facts beside the hash, so that a refusal can say what changed."""
         return {
             "content": self.shards.fingerprint,
-            "shards": len(self.shards.shards),
+            "shards": len(self.shards),
             "tokens": self.shards.tokens,
             "seq_len": self.order.seq_len,
             "block_samples": self.order.block_samples,

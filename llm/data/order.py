@@ -31,7 +31,7 @@ class Order:
 
     def __init__(
         self,
-        shard_tokens: Sequence[int],
+        shard_tokens: Sequence[int] | np.ndarray,
         seq_len: int,
         seed: int,
         block_samples: int = 64,
@@ -40,13 +40,13 @@ class Order:
         """`shard_tokens` as `TokenShards` gives it. Raises ValueError if no shard holds `seq_len` tokens."""
         self.seq_len, self.seed = seq_len, seed
         self.block_samples, self.window_blocks = block_samples, window_blocks
-        samples = [tokens // seq_len for tokens in shard_tokens]
-        self._first_sample = np.concatenate([[0], np.cumsum(samples, dtype=np.int64)])
+        tokens = np.asarray(shard_tokens, dtype=np.int64)
+        self._first_sample = np.concatenate([[0], np.cumsum(tokens // seq_len)])
         self.samples_per_epoch = int(self._first_sample[-1])
         if self.samples_per_epoch == 0:
-            longest = max(shard_tokens, default=0)
+            longest = tokens.max(initial=0)
             raise ValueError(
-                f"no sample of {seq_len} tokens: the longest of {len(samples)} shards has {longest}; "
+                f"no sample of {seq_len} tokens: the longest of {len(tokens)} shards has {longest}; "
                 f"lower seq_len or give more text"
             )
         self._blocks = -(-self.samples_per_epoch // block_samples)

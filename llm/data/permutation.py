@@ -14,6 +14,7 @@ ROUNDS = 8  # the smallest domains have halves of one bit, which four rounds lea
 GOLDEN = 0x9E3779B97F4A7C15
 
 _U64 = np.uint64
+_POWERS_OF_4 = np.array([4**h for h in range(1, 32)], dtype=_U64)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
@@ -60,7 +61,4 @@ def _feistel(x: np.ndarray, half: np.ndarray, mask: np.ndarray, key: np.ndarray,
 
 def _half_bits(n: np.ndarray) -> np.ndarray:
     """h with 4**(h-1) < n <= 4**h, at least 1, in integers: float log2 is wrong near powers beyond 2**53."""
-    half = np.ones_like(n)
-    for h in range(1, 31):
-        half += (n > _U64(4**h)).astype(_U64)
-    return half
+    return np.searchsorted(_POWERS_OF_4, n).astype(_U64) + _U64(1)

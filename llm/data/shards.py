@@ -2,7 +2,8 @@
 
     SPLIT/part-UNIT-K.tok   raw little-endian tokens: uint16 where the vocabulary fits, else uint32
     SPLIT/part-UNIT-K.idx   raw little-endian uint64: where each document ends in the .tok, in tokens
-    shards.json             dtype, vocab_size, tokenizer, eos_id, and per split the shards (`Shard`)
+    shards.json             dtype, vocab_size, tokenizer, eos_id; per split a fingerprint and, in columns, all
+                            that `Shard` says but the checksums, which are in the artifact's manifest
 
 Every document is followed by <eos>, which belongs to it. A shard ends at a document's end. A unit of work
 writes shards of its own, named by the unit, so that new sources never touch old shards.
@@ -11,7 +12,7 @@ writes shards of its own, named by the unit, so that new sources never touch old
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ SHARDS_FILE = "shards.json"
 SHARD_BYTES = 512 * 2**20
 
 _DOCUMENT_END = np.dtype("<u8")
+_COUNTS = ("tokens", "documents", "bytes")
+_MOST_MAPS = 4096  # Linux gives a process some 65,000
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -54,7 +57,7 @@ class ShardWriter:
     ):
         self.shards: list[Shard] = []
         self._root, self._prefix = root, f"{split}/part-{unit}"
-        self._dtype, self._eos = token_dtype(vocab_size), np.array([eos_id], dtype=token_dtype(vocab_size))
+        self._dtype, self._eos = token_dtype(vocab_size), eos_id
         self._shard_tokens = max(1, shard_bytes // self._dtype.itemsize)
         (root / split).mkdir(parents=True, exist_ok=True)
         self._open()
@@ -70,34 +73,50 @@ class ShardWriter:
 
     def add(self, ids: np.ndarray, text_bytes: int) -> None:
         """Append one document of `text_bytes` UTF-8 bytes, and <eos>."""
-        if self._ends and self._tokens + len(ids) + 1 > self._shard_tokens:
-            self._finish()
-            self._open()
-        data = np.concatenate([ids.astype(self._dtype), self._eos]).tobytes()
-        self._stream.write(data)
-        self._digest.update(data)
-        self._tokens += len(ids) + 1
-        self._bytes += text_bytes
-        self._ends.append(self._tokens)
+        ids = np.append(ids.astype(self._dtype), self._eos)
+        self.add_documents(ids, np.array([len(ids)]), np.array([text_bytes]))
+
+    def add_documents(self, ids: np.ndarray, ends: np.ndarray, text_bytes: np.ndarray) -> None:
+        """Append documents that lie one after the other in `ids`, each with its <eos>.
+
+        ends, text_bytes: (documents,) int64: where each ends in `ids`, and UTF-8 bytes of each.
+        """
+        first = begin = 0
+        while first < len(ends):
+            room = self._shard_tokens - self._tokens
+            last = int(np.searchsorted(ends, begin + room, side="right"))
+            if last <= first and self._ends:
+                self._finish()
+                self._open()
+                continue
+            last = max(last, first + 1)  # a document longer than a shard has one to itself
+            end = int(ends[last - 1])
+            data = ids[begin:end].astype(self._dtype, copy=False).data
+            self._stream.write(data)
+            self._digest.update(data)
+            self._ends.append(ends[first:last] - begin + self._tokens)
+            self._tokens += end - begin
+            self._bytes += int(text_bytes[first:last].sum())
+            first, begin = last, end
 
     def _open(self) -> None:
         self._path = self._root / f"{self._prefix}-{len(self.shards)}.tok"
         self._stream = open(_partial(self._path), "wb")  # noqa: SIM115 closed by _finish or _discard
         self._digest = hashlib.sha256()
         self._tokens = self._bytes = 0
-        self._ends: list[int] = []
+        self._ends: list[np.ndarray] = []
 
     def _finish(self) -> None:
         _sync_and_close(self._stream)
-        index = self._path.with_suffix(".idx")
+        index, ends = self._path.with_suffix(".idx"), np.concatenate(self._ends).astype(_DOCUMENT_END)
         with open(_partial(index), "wb") as stream:
-            stream.write(np.array(self._ends, dtype=_DOCUMENT_END).tobytes())
+            stream.write(ends.tobytes())
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(_partial(index), index)
         os.replace(_partial(self._path), self._path)
         file = str(self._path.relative_to(self._root))
-        self.shards.append(Shard(file, self._tokens, len(self._ends), self._bytes, self._digest.hexdigest()))
+        self.shards.append(Shard(file, self._tokens, len(ends), self._bytes, self._digest.hexdigest()))
 
     def _discard(self) -> None:
         self._stream.close()
@@ -117,75 +136,102 @@ def _sync_and_close(stream: Any) -> None:
 def shards_json(
     vocab_size: int, tokenizer_fingerprint: str, eos_id: int, splits: dict[str, list[Shard]]
 ) -> bytes:
-    """The content of `shards.json`."""
+    """The content of `shards.json`. It stays small at any size of corpus: 100 bytes a shard."""
     content = {
         "dtype": token_dtype(vocab_size).name,
         "vocab_size": vocab_size,
         "tokenizer": tokenizer_fingerprint,
         "eos_id": eos_id,
-        "splits": {split: [asdict(shard) for shard in shards] for split, shards in splits.items()},
+        "splits": {split: _columns(shards, token_dtype(vocab_size)) for split, shards in splits.items()},
     }
-    return json.dumps(content, indent=1, sort_keys=True).encode() + b"\n"
+    return json.dumps(content, sort_keys=True).encode() + b"\n"
+
+
+def _columns(shards: list[Shard], dtype: np.dtype) -> dict[str, Any]:
+    contents = [dtype.name, *(shard.sha256 for shard in shards)]
+    return {
+        "fingerprint": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
+        **{column: [getattr(shard, column) for shard in shards] for column in ("file", *_COUNTS)},
+    }
 
 
 class TokenShards:
     """The shards of one split, read through memory maps."""
 
-    def __init__(self, root: Path, vocab_size: int, tokenizer: str, eos_id: int, shards: list[Shard]):
-        self.root, self.vocab_size, self.tokenizer, self.eos_id = root, vocab_size, tokenizer, eos_id
-        self.shards = shards
-        self.dtype = token_dtype(vocab_size)
+    def __init__(self, root: Path, split: str, content: dict[str, Any]):
+        """`content` of `shards.json`. Raises ValueError if it has no such split."""
+        if split not in content["splits"]:
+            raise ValueError(f"no split {split!r} in {root}; there is {', '.join(content['splits'])}")
+        columns = content["splits"][split]
+        self.root = root
+        self.vocab_size: int = content["vocab_size"]
+        self.tokenizer: str = content["tokenizer"]
+        self.eos_id: int = content["eos_id"]
+        self.dtype = token_dtype(self.vocab_size)
+        self.fingerprint: str = columns["fingerprint"]
+        """SHA-256 over dtype and the shards' checksums in order; not over where they lie."""
+        self.files: list[str] = columns["file"]
+        """Paths below the root, "train/part-00000-0.tok"."""
+        self.shard_tokens, self._documents, self._bytes = (
+            np.array(columns[column], dtype=np.int64) for column in _COUNTS
+        )
         self._maps: dict[int, np.ndarray] = {}
 
     @classmethod
     def open(cls, root: str | Path, split: str) -> "TokenShards":
-        """Open a tokens artifact; checks that each file is as long as recorded (not its checksum).
+        """Open a tokens artifact. No shard is looked at yet: see `check_files`.
 
-        Raises FileNotFoundError without `shards.json`, ValueError on an unknown split or a damaged file.
+        Raises FileNotFoundError without `shards.json`, ValueError on an unknown split.
         """
         root = Path(root)
         if not (root / SHARDS_FILE).is_file():
             raise FileNotFoundError(f"no {SHARDS_FILE} in {root}; make tokens with `manta tokens`")
-        content = json.loads((root / SHARDS_FILE).read_bytes())
-        if split not in content["splits"]:
-            raise ValueError(f"no split {split!r} in {root}; there is {', '.join(content['splits'])}")
-        shards = [Shard(**shard) for shard in content["splits"][split]]
-        opened = cls(root, content["vocab_size"], content["tokenizer"], content["eos_id"], shards)
-        for shard in shards:
-            expected, found = shard.tokens * opened.dtype.itemsize, (root / shard.file).stat().st_size
-            if expected != found:
-                raise ValueError(f"{root / shard.file} has {found} bytes, {SHARDS_FILE} says {expected}")
-        return opened
+        return cls(root, split, json.loads((root / SHARDS_FILE).read_bytes()))
 
-    @property
-    def shard_tokens(self) -> list[int]:
-        return [shard.tokens for shard in self.shards]
+    def check_files(self) -> "TokenShards":
+        """Raises ValueError if a file is not as long as recorded (checksums are not compared)."""
+        for shard in range(len(self.files)):
+            self._check_file(shard)
+        return self
+
+    def __len__(self) -> int:
+        """Shards."""
+        return len(self.files)
 
     @property
     def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
+        return int(self.shard_tokens.sum())
 
     @property
     def documents(self) -> int:
-        return sum(shard.documents for shard in self.shards)
+        return int(self._documents.sum())
 
     @property
     def bytes(self) -> int:
         """UTF-8 bytes of all documents."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over dtype and the shards' contents in order; not over where they lie."""
-        content = [self.dtype.name, *(shard.sha256 for shard in self.shards)]
-        return hashlib.sha256("\n".join(content).encode()).hexdigest()
+        return int(self._bytes.sum())
 
     def read(self, shard: int, offset: int, length: int) -> np.ndarray:
-        """`length` tokens of a shard from `offset`: a view of the memory map, no copy."""
+        """`length` tokens of a shard from `offset`: a view of the memory map, no copy.
+
+        Raises ValueError if the shard's file is not as long as recorded.
+        """
         if shard not in self._maps:
-            self._maps[shard] = np.memmap(self.root / self.shards[shard].file, dtype=self.dtype, mode="r")
+            if len(self._maps) == _MOST_MAPS:
+                del self._maps[next(iter(self._maps))]  # the oldest; views of it stay good
+            self._maps[shard] = self._map(shard)
         return self._maps[shard][offset : offset + length]
 
     def document_ends(self, shard: int) -> np.ndarray:
         """(documents,) uint64: where each document (its <eos> included) ends in the shard."""
-        return np.fromfile((self.root / self.shards[shard].file).with_suffix(".idx"), dtype=_DOCUMENT_END)
+        return np.fromfile((self.root / self.files[shard]).with_suffix(".idx"), dtype=_DOCUMENT_END)
+
+    def _map(self, shard: int) -> np.ndarray:
+        self._check_file(shard)
+        return np.asarray(np.memmap(self.root / self.files[shard], dtype=self.dtype, mode="r"))
+
+    def _check_file(self, shard: int) -> None:
+        file = self.root / self.files[shard]
+        expected, found = int(self.shard_tokens[shard]) * self.dtype.itemsize, file.stat().st_size
+        if expected != found:
+            raise ValueError(f"{file} has {found} bytes, {SHARDS_FILE} says {expected}")

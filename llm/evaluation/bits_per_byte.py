@@ -63,7 +63,7 @@ def bits_per_byte(
         length: window length in tokens, at most what the model was trained with.
         batch_size: windows in one forward pass.
     """
-    mine = windows(shards.shard_tokens, length, limit)
+    mine = windows(shards.shard_tokens.tolist(), length, limit)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     passes = math.ceil(len(mine) / (world * batch_size))  # Equal on all ranks: FSDP gathers in every one.
     mine = mine[rank::world]

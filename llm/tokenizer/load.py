@@ -47,7 +47,8 @@ class Tokenizer:
         self._has_dummy_prefix = spec.normalizer_spec.add_dummy_prefix
         # A word model spells runs of unknown words in bytes, with ▁ between them: there ▁ is a space.
         self._spells_spaces = spec.trainer_spec.model_type == proto.TrainerSpec.WORD
-        self._is_lossless = spec.normalizer_spec.name == "identity" and not self._has_dummy_prefix
+        self.is_lossless = spec.normalizer_spec.name == "identity" and not self._has_dummy_prefix
+        """Whether a text is encoded as it is, with its own ▁ spelled in bytes."""
         self._piece_bytes = [_bytes_of(piece) for piece in spec.pieces]
         # SentencePiece reads a ▁ of the text as a space; its three bytes stand for it truly.
         self._space_symbol_ids = [
@@ -67,7 +68,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without <bos> or <eos>; never a special id, whatever the text spells."""
-        if self._is_lossless and SPACE_SYMBOL in text:
+        if self.is_lossless and SPACE_SYMBOL in text:
             return self._encode_around_space_symbols(text)
         return self._processor.encode(text)
 
@@ -77,7 +78,7 @@ class Tokenizer:
         threads: of SentencePiece's own pool.
         """
         arrays = self._processor.encode(list(texts), out_type="numpy", num_threads=threads)
-        if self._is_lossless:
+        if self.is_lossless:
             for row, text in enumerate(texts):
                 if SPACE_SYMBOL in text:
                     arrays[row] = np.array(self._encode_around_space_symbols(text), dtype=np.int32)

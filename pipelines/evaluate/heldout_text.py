@@ -16,5 +16,5 @@ def heldout_bits_per_byte(model: Artifact, tokens: Artifact, windows: int, threa
     torch.set_num_threads(threads)
     decoder, config = load_model(model.fetch())
     assert isinstance(decoder, Decoder)
-    shards = TokenShards.open(tokens.fetch(), "heldout")
+    shards = TokenShards.open(tokens.fetch(), "heldout").check_files()
     return bits_per_byte(decoder, shards, config.max_seq_len, WINDOWS_AT_A_TIME, windows)

@@ -24,7 +24,7 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
             model.
     """
     tokens = store.resolve("tokens", config.tokens)
-    longest = max((part["tokens"] for part in _shards(tokens)["splits"]["train"]), default=0)
+    longest = max(_shards(tokens)["splits"]["train"]["tokens"], default=0)
     if longest < config.seq_len:
         raise UserError(
             f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training tokens; "

@@ -37,8 +37,8 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
     with training_worker(job) as device:
         precision = run_precision(job, device)
         tokens = job.inputs["tokens"].fetch()
-        shards = TokenShards.open(tokens, "train")
-        heldout = TokenShards.open(tokens, "heldout")
+        shards = TokenShards.open(tokens, "train").check_files()
+        heldout = TokenShards.open(tokens, "heldout").check_files()
         loader = TokenLoader(shards, Order(shards.shard_tokens, config.seq_len, config.seed))
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         model = sharded_model(job, device, precision, weights=None)

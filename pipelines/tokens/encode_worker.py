@@ -4,11 +4,13 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
-from llm.data.shards import ShardWriter
+from llm.data.shards import ShardWriter, token_dtype
+from llm.tokenizer.documents import DocumentEncoder
 from llm.tokenizer.load import MODEL_FILE, load_tokenizer
 
 SPLITS = ("train", "heldout")
@@ -21,6 +23,7 @@ class EncodeWorker:
     def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder) -> None:
         self._corpus, self._target = corpus, target
         self._tokenizer = load_tokenizer(tokenizer.fetch(MODEL_FILE))
+        self._encoder = DocumentEncoder(self._tokenizer, token_dtype(self._tokenizer.vocab_size))
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         unit = unit_id.removeprefix("encode-")
@@ -35,9 +38,9 @@ class EncodeWorker:
                 for split in SPLITS
             }
             for batch in source.iter_batches(_BATCH_DOCUMENTS, row_groups=groups, columns=["text", "split"]):
-                texts, splits = batch["text"].to_pylist(), batch["split"].to_pylist()
-                arrays = tokenizer.encode_arrays(texts, threads=1)
-                for text, split, ids in zip(texts, splits, arrays, strict=True):
-                    writers[split].add(ids, text_bytes=len(text.encode()))
+                for split, writer in writers.items():
+                    texts = batch.filter(pc.equal(batch["split"], split))["text"]
+                    ids, ends = self._encoder.encode(texts)
+                    writer.add_documents(ids, ends, pc.binary_length(texts).to_numpy())
         shards = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}
         return {"files": writing.files, "shards": shards}

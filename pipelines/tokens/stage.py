@@ -6,15 +6,17 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.data.shards import SHARDS_FILE, Shard, shards_json
+from llm.data.shards import SHARDS_FILE, Shard, shards_json, token_dtype
+from llm.tokenizer.documents import DocumentEncoder
 from llm.tokenizer.load import MODEL_FILE, load_tokenizer
 from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
+from pipelines.progress import console
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
 from pipelines.units import Unit, run_units
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def resolve_inputs(config: TokensConfig, store: ArtifactStore) -> dict[str, Artifact]:
@@ -34,6 +36,9 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     corpus, tokenizer = inputs["corpus"], inputs["tokenizer"]
     # Here too, so that a damaged tokenizer is one error before anything starts.
     encoder = load_tokenizer(tokenizer.fetch(MODEL_FILE))
+    slow = DocumentEncoder(encoder, token_dtype(encoder.vocab_size)).why_slow
+    if slow is not None:
+        console.print(f"{config.name}: SentencePiece alone encodes, several times slower: {slow}")
     cluster.connect()
     units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     records = run_units(

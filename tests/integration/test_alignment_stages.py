@@ -195,10 +195,9 @@ def test_evaluation_compares_two_models_on_the_same_prompts(store):
     assert rate["wins"] + rate["ties"] + rate["losses"] == 20
     assert rate["low"] <= rate["value"] <= rate["high"]
     assert results["parse_rate"]["model"]["n"] == 20
-    (shard,) = json.loads((store.resolve("tokens", "small").fetch() / "shards.json").read_text())["splits"][
-        "heldout"
-    ]
-    guessing = math.log2(VOCAB) * shard["tokens"] / shard["bytes"]
+    tokens = store.resolve("tokens", "small").fetch()
+    shards = json.loads((tokens / "shards.json").read_text())["splits"]["heldout"]
+    guessing = math.log2(VOCAB) * sum(shards["tokens"]) / sum(shards["bytes"])
     assert results["bits_per_byte"] == pytest.approx(guessing, rel=0.05), "random weights know nothing"
     samples = [json.loads(line) for line in (artifact.fetch() / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == 20

@@ -180,7 +180,7 @@ def test_sequences_longer_than_the_data_are_refused_before_anything_starts(undis
     }
     root = undisturbed.fetch().parents[2]
     tokens = json.loads((next(root.glob("tokens/small/*/shards.json"))).read_text())
-    assert tokens["splits"]["train"][0]["tokens"] < 100_000
+    assert tokens["splits"]["train"]["tokens"][0] < 100_000
     config = PretrainConfig(root=str(root), **fields | {"seq_len": 100_000})
     with pytest.raises(UserError, match="--seq-len 100000: the largest shard"):
         stage.run(config, CLUSTER)

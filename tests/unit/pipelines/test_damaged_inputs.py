@@ -57,11 +57,12 @@ def work(worker: str, corpus: Artifact, target: Path, monkeypatch) -> str:
     draft = begin(ArtifactStore(target), "tokens")
     (piece,) = corpus_pieces(corpus)
 
-    def encode(texts: list[str], threads: int) -> list[np.ndarray]:
-        return [np.array([5], dtype=np.uint16)] * len(texts)
+    def encode(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        return np.full(len(texts), 5, dtype=np.uint16), np.arange(1, len(texts) + 1)
 
-    fake = SimpleNamespace(vocab_size=300, eos_id=1, encode_arrays=encode)
+    fake = SimpleNamespace(vocab_size=300, eos_id=1)
     monkeypatch.setattr(encode_worker, "load_tokenizer", lambda path: fake)
+    monkeypatch.setattr(encode_worker, "DocumentEncoder", lambda *_: SimpleNamespace(encode=encode))
     tokenizer = SimpleNamespace(fetch=lambda name: None)
     made = {
         "sample": lambda: SampleWorker(corpus, draft.folder / "sample", 0, 1.0),

@@ -1,6 +1,8 @@
 """Shards read back what was written; a batch is what the order names; another stream is refused."""
 
 import json
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +52,28 @@ def test_same_documents_make_the_same_bytes_wherever_they_lie(tmp_path):
     assert write(tmp_path / "c", [[5, 6, 7], [8] * 50, [10]]).fingerprint != first.fingerprint
 
 
+@given(lengths=st.lists(st.integers(0, 40), max_size=20), cuts=st.lists(st.integers(0, 20), max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_documents_added_together_or_one_by_one_make_the_same_shards(tmp_path_factory, lengths, cuts):
+    single, together = (tmp_path_factory.mktemp("tokens") for _ in range(2))
+    texts = [np.arange(4, 4 + length) for length in lengths]
+    with ShardWriter(single, "train", "00000", 300, eos_id=3, shard_bytes=64) as one_by_one:
+        for text in texts:
+            one_by_one.add(text, text_bytes=len(text))
+    with ShardWriter(together, "train", "00000", 300, eos_id=3, shard_bytes=64) as batches:
+        borders = [0, *sorted(min(cut, len(texts)) for cut in cuts), len(texts)]
+        for first, last in pairwise(borders):
+            ids = [np.append(text, 3) for text in texts[first:last]]
+            ends = np.cumsum([len(text) for text in ids], dtype=np.int64)
+            sizes = np.array(lengths[first:last], dtype=np.int64)
+            batches.add_documents(np.concatenate([*ids, np.empty(0, int)]), ends, sizes)
+    assert one_by_one.shards == batches.shards
+    for shard in batches.shards:
+        for suffix in (".tok", ".idx"):
+            name = Path(shard.file).with_suffix(suffix)
+            assert (single / name).read_bytes() == (together / name).read_bytes()
+
+
 def test_an_error_leaves_no_file(tmp_path):
     def write_half():
         with ShardWriter(tmp_path, "train", "00000", 300, 3) as writer:
@@ -67,10 +91,12 @@ def test_damage_and_wrong_names_are_refused(tmp_path):
         TokenShards.open(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match="manta tokens"):
         TokenShards.open(tmp_path / "train", "train")
-    with open(tmp_path / shards.shards[0].file, "ab") as stream:
+    with open(tmp_path / shards.files[0], "ab") as stream:
         stream.write(b"x")
-    with pytest.raises(ValueError, match=r"has 43 bytes, shards\.json says 42"):
-        TokenShards.open(tmp_path, "train")
+    opened = TokenShards.open(tmp_path, "train")
+    for use in (opened.check_files, lambda: opened.read(0, 0, 1)):
+        with pytest.raises(ValueError, match=r"has 43 bytes, shards\.json says 42"):
+            use()
     assert json.loads((tmp_path / SHARDS_FILE).read_bytes())["dtype"] == token_dtype(300).name
 
 

@@ -1,0 +1,79 @@
+"""Ids of whole columns of documents: SentencePiece's, made by compiled loops where those can."""
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+from llm.tokenizer.encoder.vocabulary import why_unsupported
+from llm.tokenizer.load import Tokenizer
+
+if TYPE_CHECKING:
+    from llm.tokenizer.encoder.encoder import Encoder
+
+_COMPILE_AFTER = 16_000_000
+"""Bytes that SentencePiece encodes in about the time that compiling takes."""
+
+_log = logging.getLogger(__name__)
+
+
+class DocumentEncoder:
+    """Encodes batch after batch. For one thread at a time.
+
+    SentencePiece does the first batches. Once they were large enough, one more is encoded both by it and by
+    the compiled loops (llm/tokenizer/encoder), and if all ids are equal, the loops do what comes after.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype, compile_after: int = _COMPILE_AFTER):
+        """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone."""
+        self._tokenizer, self._dtype = tokenizer, dtype
+        self._bytes_left = compile_after
+        self._compiled: Encoder | None = None
+        self.why_slow = why_unsupported(proto.ModelProto.FromString(tokenizer.model))
+        """Why SentencePiece does all of it; None if it does not."""
+
+    def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """(ids,): the documents one after the other, each with <eos>; (documents,) int64: where each ends.
+
+        texts: strings without nulls.
+        """
+        if self._compiled is not None:
+            return self._compiled.encode(*utf8(texts), self._dtype, self._tokenizer.eos_id)
+        ids, ends = self._with_sentencepiece(texts)
+        if self.why_slow is None:
+            if self._bytes_left <= 0:
+                self._compile(texts, ids, ends)
+            self._bytes_left -= texts.nbytes
+        return ids, ends
+
+    def _with_sentencepiece(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        eos = np.array([self._tokenizer.eos_id], dtype=self._dtype)
+        arrays = self._tokenizer.encode_arrays(texts.to_pylist())
+        pieces = [part.astype(self._dtype) for ids in arrays for part in (ids, eos)]
+        ends = np.cumsum([len(ids) + 1 for ids in arrays], dtype=np.int64)
+        return np.concatenate([*pieces, eos[:0]]), ends
+
+    def _compile(self, texts: pa.Array, ids: np.ndarray, ends: np.ndarray) -> None:
+        """Use the compiled loops from here on, if they give the same for these texts."""
+        from llm.tokenizer.encoder.encoder import Encoder
+
+        compiled = Encoder(
+            proto.ModelProto.FromString(self._tokenizer.model), normalises=not self._tokenizer.is_lossless
+        )
+        found_ids, found_ends = compiled.encode(*utf8(texts), self._dtype, self._tokenizer.eos_id)
+        if np.array_equal(ids, found_ids) and np.array_equal(ends, found_ends):
+            self._compiled = compiled
+            return
+        self.why_slow = "the compiled loops gave other ids for a sample"
+        _log.warning("encoding goes on with SentencePiece alone, several times slower: %s", self.why_slow)
+
+
+def utf8(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes of strings as they lie in memory, (bytes,) uint8, and (strings + 1,) int64: their borders."""
+    width = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    _, offsets, data = texts.buffers()
+    borders = np.frombuffer(offsets, dtype=width, count=texts.offset + len(texts) + 1)[texts.offset :]
+    text = np.frombuffer(data or b"", dtype=np.uint8)
+    return text, borders.astype(np.int64)

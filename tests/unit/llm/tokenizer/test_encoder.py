@@ -1,0 +1,164 @@
+"""The compiled loops give SentencePiece's ids, whatever the text."""
+
+import inspect
+import io
+import json
+import random
+import sys
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+from llm.tokenizer import documents
+from llm.tokenizer.documents import DocumentEncoder, utf8
+from llm.tokenizer.encoder import encoder
+from llm.tokenizer.encoder.encoder import Encoder
+from llm.tokenizer.encoder.normalise import normalise, rules
+from llm.tokenizer.encoder.vocabulary import why_unsupported
+from llm.tokenizer.indentation import SPACE_SYMBOL
+from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.special import SPECIAL_PIECES
+from llm.tokenizer.train import train_tokenizer
+
+KINDS = [(model, preset) for model in ("bpe", "unigram") for preset in ("lossless", "nmt_nfkc")]
+INT32 = np.dtype(np.int32)
+
+SPACES = [" " * 40, "        x", "\0", "\n\n\t ", "\r\n", "\u3000", "\xa0", "\u2009", "\u200b", "\ufeff"]
+MARKS = ["\u0301", "e\u0301", "\u0301\u0301\u0301", "ﬁ", "ﷺ", "Å", "\u0958", "が", "日本語の文章", "한국어"]
+BEYOND = [
+    "🎉🏽",
+    "👩\u200d👩\u200d👧",
+    "\ufdd0",
+    "\ufffd",
+    "\U0010ffff",
+    "a" * 50,
+    "ab" * 40,
+    '"' * 33,
+    "=" * 70,
+]
+CODE = ["self.assertEqual(", "return", "0123456789", "www.example.com/a-b_c?d=e&f", "the the the"]
+CONTROL = [*SPECIAL_PIECES, "<0x41>", SPACE_SYMBOL, SPACE_SYMBOL * 3]
+HOSTILE = [*SPACES, *MARKS, *BEYOND, *CODE, *CONTROL]
+any_text = st.lists(st.one_of(st.text(), st.sampled_from(HOSTILE), st.text("ab \n", max_size=30))).map(
+    "".join
+)
+
+
+@cache
+def tokenizer(model: str, preset: str) -> Tokenizer:
+    sources = [inspect.getsource(module) for module in (inspect, json, random)]
+    texts = [*sources, *HOSTILE * 20, "ab abab babb aab bba " * 300]
+    return Tokenizer(train_tokenizer(texts, vocab_size=1000, model_type=model, normalization=preset))
+
+
+@cache
+def compiled(model: str, preset: str) -> Encoder:
+    return new(tokenizer(model, preset))
+
+
+def new(made: Tokenizer) -> Encoder:
+    return Encoder(proto.ModelProto.FromString(made.model), normalises=not made.is_lossless)
+
+
+def split(ids: np.ndarray, ends: np.ndarray) -> list[list[int]]:
+    return [part.tolist() for part in np.split(ids, ends)[:-1]]
+
+
+@pytest.mark.parametrize(("model", "preset"), KINDS)
+@given(texts=st.lists(any_text, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_any_text(model, preset, texts):
+    found = compiled(model, preset).encode(*utf8(pa.array(texts, pa.string())), INT32)
+    assert split(*found) == [tokenizer(model, preset).encode(text) for text in texts]
+
+
+@pytest.mark.parametrize(("model", "preset"), KINDS)
+def test_long_documents_in_which_rounding_decides(model, preset):
+    """Unigram adds up scores in float32 from the beginning, and begins anew beyond 100,000."""
+    choice = random.Random(0)
+    pieces = [piece.piece for piece in proto.ModelProto.FromString(tokenizer(model, preset).model).pieces]
+    texts = [
+        "".join(choice.choices("ab", k=300_000)),
+        "".join(choice.choices(HOSTILE, k=20_000)),
+        "".join(choice.choices(pieces, k=100_000)).replace(SPACE_SYMBOL, " "),
+        " ".join(choice.choices(pieces, k=100_000)),
+        "=" * 100_000,
+    ]
+    found = compiled(model, preset).encode(*utf8(pa.array(texts)), INT32)
+    assert split(*found) == [tokenizer(model, preset).encode(text) for text in texts]
+
+
+@pytest.mark.parametrize(("model", "preset"), KINDS)
+def test_a_table_too_small_for_the_words(model, preset, monkeypatch):
+    monkeypatch.setattr(encoder, "_WORDS", 64)
+    monkeypatch.setattr(encoder, "_PLACES", 100)
+    made = tokenizer(model, preset)
+    texts = [inspect.getsource(random), "x" * 1000, *HOSTILE, ""]
+    assert split(*new(made).encode(*utf8(pa.array(texts)), INT32)) == [made.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("preset", ["nmt_nfkc", "nfkc_cf", "nmt_nfkc_cf", "identity"])
+def test_every_character_is_normalised_as_sentencepiece_does(preset):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["some text to train on"] * 50),
+        model_writer=model,
+        vocab_size=300,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        normalization_rule_name=preset,
+        minloglevel=2,
+    )
+    peer = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    made = rules(proto.ModelProto.FromString(model.getvalue()).normalizer_spec)
+    points = [chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000]
+    texts = ["a".join(points[start : start + 64]) for start in range(0, len(points), 64)]
+    texts += [f" {first}{second}  {first}\u0301 " for first in HOSTILE for second in HOSTILE]
+    text, offsets = utf8(pa.array(texts))
+    out, out_offsets = np.empty(12 * len(text), dtype=np.uint8), np.empty(len(offsets), dtype=np.int64)
+    assert normalise(text, offsets, made, out, out_offsets) == len(texts)
+    found = [out[start:end].tobytes().decode() for start, end in pairwise(out_offsets)]
+    assert found == [peer.normalize(text).replace(SPACE_SYMBOL, " ") for text in texts]
+
+
+def test_models_that_the_loops_do_not_know_are_named():
+    known = proto.ModelProto.FromString(tokenizer("bpe", "lossless").model)
+    assert why_unsupported(known) is None
+    known.pieces[300].type = proto.ModelProto.SentencePiece.USER_DEFINED
+    assert "user-defined" in why_unsupported(known)
+    known.trainer_spec.byte_fallback = False
+    assert "byte fallback" in why_unsupported(known)
+    word = train_tokenizer([inspect.getsource(json)], vocab_size=400, model_type="word")
+    assert "neither a BPE nor a unigram" in why_unsupported(proto.ModelProto.FromString(word))
+
+
+@pytest.mark.parametrize(("model", "preset"), [*KINDS, ("word", "lossless")])
+def test_batches_are_the_same_before_and_after_compiling(model, preset):
+    made = tokenizer(model, preset)
+    column = pa.array(["left out", *HOSTILE, "", inspect.getsource(json)]).slice(1)
+    expected = [[*made.encode(text), made.eos_id] for text in column.to_pylist()]
+    batches = DocumentEncoder(made, np.dtype(np.uint16), compile_after=1)
+    for _ in range(4):
+        ids, ends = batches.encode(column)
+        assert ids.dtype == np.uint16
+        assert split(ids, ends) == expected
+    assert (batches.why_slow is None) == (model != "word")
+    assert [array.tolist() for array in batches.encode(column[:0])] == [[], []]
+
+
+def test_loops_that_give_other_ids_are_not_used(monkeypatch, caplog):
+    made = tokenizer("bpe", "lossless")
+    monkeypatch.setattr(documents, "utf8", lambda texts: utf8(pa.array(["other"] * len(texts))))
+    batches = DocumentEncoder(made, INT32, compile_after=0)
+    for _ in range(3):
+        ids, _ = batches.encode(pa.array(["some text"]))
+        assert ids.tolist() == [*made.encode("some text"), made.eos_id]
+    assert batches.why_slow is not None
+    assert "several times slower" in caplog.text
