@@ -5,6 +5,7 @@ Without WANDB_API_KEY or WANDB_MODE nothing goes to wandb: the run is written be
 each; synced in their order they are one run.
 """
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,22 @@ class WandbRun:
             ),
         )
         run.define_metric("*", step_metric="step")
+        for handler in logging.getLogger("wandb").handlers:
+            handler.handleError = _say_nothing  # type: ignore[method-assign]
         return run
 
     def finish(self, succeeded: bool) -> None:
-        """Write what is pending and end the run."""
-        if self._run is not None:
+        """Write what is pending and end the run. A disk that is full for it ends nothing else."""
+        if self._run is None:
+            return
+        try:
             self._run.finish(exit_code=0 if succeeded else 1)
+        except OSError as error:
+            console.print(f"wandb's run is not whole: {error}", markup=False)
+
+
+def _say_nothing(record: logging.LogRecord) -> None:
+    """In place of a traceback for each line that wandb's own log has no room for."""
 
 
 def publish_offline_runs(workspace: Workspace) -> None:

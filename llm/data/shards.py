@@ -155,14 +155,22 @@ def _columns(shards: list[Shard], dtype: np.dtype) -> dict[str, Any]:
     }
 
 
+def columns_of(content: dict[str, Any], split: str) -> dict[str, Any]:
+    """What `shards.json` says of a split. Raises ValueError if there is none, or it is of an old form."""
+    if split not in content["splits"]:
+        raise ValueError(f"there is no split {split!r}, but {', '.join(content['splits'])}")
+    columns = content["splits"][split]
+    if not isinstance(columns, dict):
+        raise ValueError("these tokens are of an older version; make them again with `manta tokens`")
+    return columns
+
+
 class TokenShards:
     """The shards of one split, read through memory maps."""
 
     def __init__(self, root: Path, split: str, content: dict[str, Any]):
-        """`content` of `shards.json`. Raises ValueError if it has no such split."""
-        if split not in content["splits"]:
-            raise ValueError(f"no split {split!r} in {root}; there is {', '.join(content['splits'])}")
-        columns = content["splits"][split]
+        """`content` of `shards.json`. Raises ValueError if it has no such split, or is of an old form."""
+        columns = columns_of(content, split)
         self.root = root
         self.vocab_size: int = content["vocab_size"]
         self.tokenizer: str = content["tokenizer"]

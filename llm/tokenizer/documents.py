@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _COMPILE_AFTER = 16_000_000
 """Bytes that SentencePiece encodes in about the time that compiling takes."""
+_COMPARED = 1_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -22,14 +23,22 @@ _log = logging.getLogger(__name__)
 class DocumentEncoder:
     """Encodes batch after batch. For one thread at a time.
 
-    SentencePiece does the first batches. Once they were large enough, one more is encoded both by it and by
-    the compiled loops (llm/tokenizer/encoder), and if all ids are equal, the loops do what comes after.
+    SentencePiece does the first batches. Then come some that are encoded both by it and by the compiled loops
+    (llm/tokenizer/encoder), and if all ids are equal, the loops do what comes after.
     """
 
-    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype, compile_after: int = _COMPILE_AFTER):
-        """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        dtype: np.dtype,
+        compile_after: int = _COMPILE_AFTER,
+        compared: int = _COMPARED,
+    ):
+        """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone. compared: bytes
+        for which the loops must give its ids before they are trusted.
+        """
         self._tokenizer, self._dtype = tokenizer, dtype
-        self._bytes_left = compile_after
+        self._to_compile, self._to_compare = compile_after, compared
         self._compiled: Encoder | None = None
         self.why_slow = why_unsupported(proto.ModelProto.FromString(tokenizer.model))
         """Why SentencePiece does all of it; None if it does not."""
@@ -37,15 +46,21 @@ class DocumentEncoder:
     def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """(ids,): the documents one after the other, each with <eos>; (documents,) int64: where each ends.
 
-        texts: strings without nulls.
+        texts: strings without nulls. Raises ValueError if they are not UTF-8.
         """
-        if self._compiled is not None:
-            return self._compiled.encode(*utf8(texts), self._dtype, self._tokenizer.eos_id)
+        texts.validate(full=True)
+        if self._compiled is not None and self._to_compare <= 0:
+            return self._compiled.encode(*utf8(texts), self._tokenizer.eos_id)
         ids, ends = self._with_sentencepiece(texts)
-        if self.why_slow is None:
-            if self._bytes_left <= 0:
-                self._compile(texts, ids, ends)
-            self._bytes_left -= texts.nbytes
+        if self.why_slow is None and self._to_compile <= 0:
+            try:
+                self._compare(texts, ids, ends)
+            except Exception as error:  # of the compiler, or of machine code on a damaged disk
+                self.why_slow = f"{type(error).__name__}: {error}"
+            if self.why_slow is not None:
+                self._compiled = None
+                _log.warning("SentencePiece alone encodes, several times slower: %s", self.why_slow)
+        self._to_compile -= texts.nbytes
         return ids, ends
 
     def _with_sentencepiece(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -55,19 +70,18 @@ class DocumentEncoder:
         ends = np.cumsum([len(ids) + 1 for ids in arrays], dtype=np.int64)
         return np.concatenate([*pieces, eos[:0]]), ends
 
-    def _compile(self, texts: pa.Array, ids: np.ndarray, ends: np.ndarray) -> None:
-        """Use the compiled loops from here on, if they give the same for these texts."""
-        from llm.tokenizer.encoder.encoder import Encoder
+    def _compare(self, texts: pa.Array, ids: np.ndarray, ends: np.ndarray) -> None:
+        """The compiled loops with SentencePiece."""
+        if self._compiled is None:
+            from llm.tokenizer.encoder.encoder import Encoder
 
-        compiled = Encoder(
-            proto.ModelProto.FromString(self._tokenizer.model), normalises=not self._tokenizer.is_lossless
-        )
-        found_ids, found_ends = compiled.encode(*utf8(texts), self._dtype, self._tokenizer.eos_id)
-        if np.array_equal(ids, found_ids) and np.array_equal(ends, found_ends):
-            self._compiled = compiled
-            return
-        self.why_slow = "the compiled loops gave other ids for a sample"
-        _log.warning("encoding goes on with SentencePiece alone, several times slower: %s", self.why_slow)
+            spec = proto.ModelProto.FromString(self._tokenizer.model)
+            normalises = not self._tokenizer.is_lossless
+            self._compiled = Encoder(spec, normalises, self._dtype)
+        found_ids, found_ends = self._compiled.encode(*utf8(texts), self._tokenizer.eos_id)
+        if not np.array_equal(ids, found_ids) or not np.array_equal(ends, found_ends):
+            self.why_slow = "the compiled loops gave other ids for a sample"
+        self._to_compare -= texts.nbytes
 
 
 def utf8(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

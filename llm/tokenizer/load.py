@@ -47,7 +47,9 @@ class Tokenizer:
         self._has_dummy_prefix = spec.normalizer_spec.add_dummy_prefix
         # A word model spells runs of unknown words in bytes, with ▁ between them: there ▁ is a space.
         self._spells_spaces = spec.trainer_spec.model_type == proto.TrainerSpec.WORD
-        self.is_lossless = spec.normalizer_spec.name == "identity" and not self._has_dummy_prefix
+        normalizer = spec.normalizer_spec
+        is_rewritten = normalizer.add_dummy_prefix or normalizer.remove_extra_whitespaces
+        self.is_lossless = normalizer.name == "identity" and not is_rewritten
         """Whether a text is encoded as it is, with its own ▁ spelled in bytes."""
         self._piece_bytes = [_bytes_of(piece) for piece in spec.pieces]
         # SentencePiece reads a ▁ of the text as a space; its three bytes stand for it truly.

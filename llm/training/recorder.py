@@ -21,7 +21,8 @@ class Recorder:
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
     to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
     checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
-    one line a checkpoint, with the seconds that it took.
+    one line a checkpoint, with the seconds that it took. Whoever makes one or flushes it where another process
+    has taken the run over gets Superseded.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Recorder:
         self._latest: dict[str, Any] = {}
         self._active = not dist.is_initialized() or dist.get_rank() == 0
         if self._active:
+            self._check()
             self._metrics = JsonLines(folder / "metrics.jsonl", resumed_step)
             self._timing = JsonLines(folder / "timing.jsonl", resumed_step)
 
@@ -61,8 +63,7 @@ class Recorder:
         """
         if not self._active:
             return
-        if not self._may_write():
-            raise Superseded("another process has taken over this training run; this one stops")
+        self._check()
         speed: dict[str, Any] = {}
         if self._tokens:
             speed = {"seconds": self._seconds, "data_wait_seconds": self._data_wait}
@@ -74,6 +75,10 @@ class Recorder:
         if self._latest:
             self._watcher(self._latest | speed)
             self._latest = {}
+
+    def _check(self) -> None:
+        if not self._may_write():
+            raise Superseded("another process has taken over this training run; this one stops")
 
     def checkpointed(self, step: int, seconds: float) -> None:
         """Take how long the checkpoint after `step` held up training."""

@@ -7,7 +7,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.data.shards import SHARDS_FILE
+from llm.data.shards import SHARDS_FILE, columns_of
 from pipelines.begin import begin
 from pipelines.model_folder import prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
@@ -24,7 +24,11 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
             model.
     """
     tokens = store.resolve("tokens", config.tokens)
-    longest = max(_shards(tokens)["splits"]["train"]["tokens"], default=0)
+    try:
+        columns = columns_of(_shards(tokens), "train")
+    except ValueError as error:
+        raise UserError(f"{tokens.ref}: {error}") from None
+    longest = max(columns["tokens"], default=0)
     if longest < config.seq_len:
         raise UserError(
             f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training tokens; "

@@ -20,7 +20,8 @@ class RunLog:
     """`metrics.jsonl` and `samples.jsonl` hold what a repeated run would repeat, `timing.jsonl` the clock
     readings.
 
-    After a resume, what was written about later iterations is cut off.
+    After a resume, what was written about later iterations is cut off; not by a process whose run another has
+    taken over, which raises LeaseLost.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class RunLog:
         run_metrics: RunMetrics,
         ticket: Ticket,
     ) -> None:
+        ticket.check()
         self._ticket = ticket
         self._folder, self._tokenizer, self._progress = folder, tokenizer, progress
         self._run_metrics, self._engine_deaths = run_metrics, 0

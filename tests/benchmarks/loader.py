@@ -80,12 +80,12 @@ def describe_large_dataset(root: Path) -> None:
 
 def opened_and_sought(root: Path) -> dict[str, float]:
     """In a process of its own, whose memory shows what opening takes."""
-    before = peak_megabytes()
+    before = megabytes("VmRSS")
     began = time.perf_counter()
     shards = TokenShards.open(root, "train")
     order = Order(shards.shard_tokens, SEQ_LEN, seed=0)
     seconds = time.perf_counter() - began
-    grown = peak_megabytes() - before
+    grown = megabytes("VmHWM") - before
     samples = np.random.default_rng(0).integers(0, 3 * order.samples_per_epoch, SEEKS)
     microseconds = []
     for sample in samples.tolist():
@@ -102,10 +102,10 @@ def opened_and_sought(root: Path) -> dict[str, float]:
     }
 
 
-def peak_megabytes() -> float:
-    """The most memory that this process has had."""
+def megabytes(kind: str) -> float:
+    """Memory of this process: VmRSS what it has, VmHWM the most that it has had."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+    return int(status.split(f"{kind}:")[1].split()[0]) / 1000
 
 
 def read_in_turns(root: Path, rounds: int) -> dict[str, list[float]]:

@@ -2,6 +2,7 @@
 the leftmost, until no pair makes a piece. Sennrich et al. 2016, https://arxiv.org/abs/1508.07909.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -29,16 +30,22 @@ class BpeModel(NamedTuple):
 
 def bpe_model(spec: proto.ModelProto) -> BpeModel:
     numbers = symbols(spec)
-    scores = sorted({spec.pieces[id].score for id in numbers.values() if id < len(spec.pieces)}, reverse=True)
-    rank = {score: place for place, score in enumerate(scores)}
+    score = {id: _score(spec, id) for id in numbers.values() if id < len(spec.pieces)}
+    rank = {each: place for place, each in enumerate(sorted(set(score.values()), reverse=True))}
     pairs, values = [], []
     for text, id in numbers.items():
         for middle in range(1, len(text)):
             left, right = numbers.get(text[:middle]), numbers.get(text[middle:])
             if left is not None and right is not None:
                 pairs.append((left, right))
-                values.append(rank[spec.pieces[id].score] << 32 | id)
+                values.append(rank[score[id]] << 32 | id)
     return BpeModel(vocabulary(spec), pair_table(pairs, values))
+
+
+def _score(spec: proto.ModelProto, id: int) -> tuple[float, float]:
+    """What SentencePiece compares: the bits of a float, to which -0.0 is less than 0.0."""
+    score: float = spec.pieces[id].score
+    return score, math.copysign(1.0, score)
 
 
 @allocating

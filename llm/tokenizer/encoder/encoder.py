@@ -5,6 +5,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from llm.tokenizer.encoder import bpe, unigram
 from llm.tokenizer.encoder.bpe import BpeModel, bpe_model
+from llm.tokenizer.encoder.compiled import compiling_alone
 from llm.tokenizer.encoder.normalise import Rules, normalise, rules
 from llm.tokenizer.encoder.unigram import UnigramModel, unigram_model
 from llm.tokenizer.encoder.word_table import cut, padded, with_larger_index, word_table
@@ -19,15 +20,21 @@ _INLINE_IDS = 4  # that a word may write beyond its own
 class Encoder:
     """The compiled loops with one model, and the words they have seen. For one thread at a time."""
 
-    def __init__(self, spec: proto.ModelProto, normalises: bool):
-        """`normalises`: whether the text is rewritten by the model's rules, or taken as it is."""
+    def __init__(self, spec: proto.ModelProto, normalises: bool, dtype: np.dtype):
+        """Compiles, where that was not done before on this machine.
+
+        normalises: whether the text is rewritten by the model's rules, or taken as it is. dtype: of the ids.
+        """
         is_bpe = spec.trainer_spec.model_type == proto.TrainerSpec.BPE
         self._model: BpeModel | UnigramModel = bpe_model(spec) if is_bpe else unigram_model(spec)
         self._rules = rules(spec.normalizer_spec) if normalises else None
-        self._table = word_table(_WORDS, _PLACES)
+        self._dtype = dtype
+        self.forget()
+        with compiling_alone():
+            self.encode(np.frombuffer(b"a b", dtype=np.uint8), np.array([0, 3]))
 
     def encode(
-        self, text: np.ndarray, offsets: np.ndarray, dtype: np.dtype, eos_id: int = -1
+        self, text: np.ndarray, offsets: np.ndarray, eos_id: int = -1
     ) -> tuple[np.ndarray, np.ndarray]:
         """Ids of documents, one after the other, and (documents,) int64: where each ends among them.
 
@@ -39,7 +46,7 @@ class Encoder:
         else:
             text, offsets = _copied(text, offsets)
         documents = len(offsets) - 1
-        out = np.empty(int(offsets[-1] - offsets[0]) + documents + _INLINE_IDS, dtype=dtype)
+        out = np.empty(int(offsets[-1] - offsets[0]) + documents + _INLINE_IDS, dtype=self._dtype)
         ends = np.empty(documents, dtype=np.int64)
         words = np.empty((_WORDS_AT_ONCE, 2), dtype=np.int64)
         new = np.empty(_WORDS_AT_ONCE, dtype=np.int64)

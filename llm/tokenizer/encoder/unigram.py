@@ -27,7 +27,6 @@ _UNKNOWN_PENALTY = 10.0  # SentencePiece's: below the lowest score
 _ROUNDING = 2.0**-24
 _SAFETY = 0.99  # for what the bound leaves out: products of roundings, and float64's own
 _RESET = 1e5  # SentencePiece's: a score this far from 0 becomes 0
-_FAR_FROM_RESET = 0.99 * _RESET
 _UNKNOWN = -1
 
 
@@ -216,8 +215,10 @@ def _exact_path(text: np.ndarray, start: int, end: int, model: UnigramModel, pat
         lead = min(lead, path.lead[to])
         to = path.begins[to]
     errors = 2.0 * characters * _ROUNDING
+    if errors > 0.5:
+        return 0.0
     limit = _SAFETY * lead * (1 - errors) / errors + path.exact[end - start]  # which is negative
-    return max(min(limit, _FAR_FROM_RESET + deepest), 0.0)
+    return max(min(limit, _SAFETY * _RESET * (1 - errors) + deepest), 0.0)
 
 
 @compiled

@@ -45,6 +45,8 @@ def why_unsupported(spec: proto.ModelProto) -> str | None:
     special = [piece.piece for piece in spec.pieces if piece.type in (_PIECE.USER_DEFINED, _PIECE.UNUSED)]
     if special:
         return f"it has user-defined or unused pieces, such as {special[0]!r}"
+    if any(" " in piece.piece for piece in spec.pieces):
+        return "it has pieces with a space that is not written as ▁"
     pieces = dict(normal_pieces(spec))
     if " " not in pieces:
         return "it has no piece for the space"
@@ -72,7 +74,7 @@ def symbols(spec: proto.ModelProto) -> dict[str, int]:
 
 
 def vocabulary(spec: proto.ModelProto) -> Vocabulary:
-    """The arrays of a model; equal pieces after ▁ became a space raise ValueError."""
+    """The arrays of a model."""
     joined = np.zeros((256, 256), dtype=bool)
     joined[:, 0x80:0xC0] = True  # within a character
     symbol_of = np.full(_UNICODE, UNKNOWN, dtype=np.int32)

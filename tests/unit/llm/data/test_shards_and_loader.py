@@ -87,10 +87,12 @@ def test_an_error_leaves_no_file(tmp_path):
 
 def test_damage_and_wrong_names_are_refused(tmp_path):
     shards = write(tmp_path, [[5] * 20])
-    with pytest.raises(ValueError, match="there is heldout, train"):
+    with pytest.raises(ValueError, match="no split 'test', but heldout, train"):
         TokenShards.open(tmp_path, "test")
     with pytest.raises(FileNotFoundError, match="manta tokens"):
         TokenShards.open(tmp_path / "train", "train")
+    with pytest.raises(ValueError, match="make them again"):
+        TokenShards(tmp_path, "train", {"splits": {"train": [{"tokens": 1}]}})
     with open(tmp_path / shards.files[0], "ab") as stream:
         stream.write(b"x")
     opened = TokenShards.open(tmp_path, "train")

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from llm.training.metrics_log import read_records
-from llm.training.recorder import Recorder
+from llm.training.recorder import Recorder, Superseded
 
 
 def test_speed_waiting_and_checkpoints_are_told(tmp_path: Path) -> None:
@@ -21,3 +23,10 @@ def test_speed_waiting_and_checkpoints_are_told(tmp_path: Path) -> None:
     assert read_records(tmp_path / "timing.jsonl") == [{"step": 2, **speed}, checkpoint]
     assert steps[1] | speed in told
     assert checkpoint in told
+
+
+def test_a_run_that_was_taken_over_leaves_the_logs_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(Superseded):
+        Recorder(tmp_path, 0, flush_every=2, watcher=lambda metrics: None, may_write=lambda: False)
+    assert read_records(tmp_path / "metrics.jsonl") == [{"step": 1}]
