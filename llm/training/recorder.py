@@ -21,8 +21,9 @@ class Recorder:
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
     to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
     checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
-    one line a checkpoint, with the seconds that it took. Whoever makes one or flushes it where another process
-    has taken the run over gets Superseded.
+    one line a checkpoint, with the seconds that it took.
+
+    To make a recorder or to flush one raises Superseded where another process has taken the run over.
     """
 
     def __init__(
