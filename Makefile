@@ -32,8 +32,8 @@ test: install ## Run every test, two at a time: first those that need no Ray
 	$(BIN)/python -m pytest -q --numprocesses 2 tests/unit
 	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/integration
 
-test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (some hours)
-	$(BIN)/python -m tests.faults --at-once 2
+test-faults: install ## Kill, damage and fill up whatever can be, and show what came of it (hours; goes on where it was)
+	$(BIN)/python -m tests.faults --at-once 2 --keep runs/faults
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

@@ -51,6 +51,7 @@ class Order:
             )
         self._blocks = -(-self.samples_per_epoch // block_samples)
         self._last_block_samples = self.samples_per_epoch - (self._blocks - 1) * block_samples
+        self._epoch = -1, (0, 0, 0)
 
     def locate(self, i: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, token offset) of global sample i ≥ 0: int64 arrays of the shape of i."""
@@ -68,8 +69,7 @@ class Order:
     def _sample_in_epoch(self, epoch: int, i: np.ndarray) -> np.ndarray:
         """Number of the sample at dense position i of the epoch; both int64 (positions,)."""
         block_size, last = self.block_samples, self._last_block_samples
-        block_key = keyed(self.seed, epoch, "blocks")
-        short = int(self._permute_blocks(np.array([self._blocks - 1]), block_key, inverse=True)[0])
+        block_key, windows_key, short = self._of_epoch(epoch)
         short_end = short * block_size + last
         gap = block_size - last  # what the short block lacks
 
@@ -83,12 +83,20 @@ class Order:
         window_slots = self.window_blocks * block_size
         window = slot(i) // window_slots
         start, end = dense(window * window_slots), dense((window + 1) * window_slots)
-        window_key = mix(_U64(keyed(self.seed, epoch, "windows")) + window.astype(_U64) * _U64(GOLDEN))
+        window_key = mix(_U64(windows_key) + window.astype(_U64) * _U64(GOLDEN))
         within = permute((i - start).astype(_U64), (end - start).astype(_U64), window_key)
 
         shuffled = slot(start + within.astype(np.int64))
         block = self._permute_blocks(shuffled // block_size, block_key)
         return block * block_size + shuffled % block_size
+
+    def _of_epoch(self, epoch: int) -> tuple[int, int, int]:
+        """The keys of its blocks and windows, and the place of the last block, which may be short."""
+        if epoch != self._epoch[0]:
+            block_key, windows_key = (keyed(self.seed, epoch, purpose) for purpose in ("blocks", "windows"))
+            last = self._permute_blocks(np.array([self._blocks - 1]), block_key, inverse=True)
+            self._epoch = epoch, (block_key, windows_key, int(last[0]))
+        return self._epoch[1]
 
     def _permute_blocks(self, blocks: np.ndarray, key: int, inverse: bool = False) -> np.ndarray:
         n, keys = np.full(blocks.shape, self._blocks, _U64), np.full(blocks.shape, key, _U64)

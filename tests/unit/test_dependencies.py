@@ -14,6 +14,7 @@ PARTS = {
     "aiohttp": "ray",
     "botocore": "boto3",
     "grpc": "ray",
+    "llvmlite": "numba",
     "s3transfer": "boto3",
     "starlette": "fastapi",
     "urllib3": "boto3",
