@@ -170,7 +170,10 @@ class TokenShards:
 
     def __init__(self, root: Path, split: str, content: dict[str, Any]):
         """`content` of `shards.json`. Raises ValueError if it has no such split, or is of an old form."""
-        columns = columns_of(content, split)
+        try:
+            columns = columns_of(content, split)
+        except ValueError as error:
+            raise ValueError(f"{root}: {error}") from None
         self.root = root
         self.vocab_size: int = content["vocab_size"]
         self.tokenizer: str = content["tokenizer"]
