@@ -54,6 +54,8 @@ class WandbRun:
 
     def _open(self) -> Any:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        # wandb keeps a log of its own beside the run. On a full disk each of its lines would be a traceback.
+        logging.raiseExceptions = False
         import wandb
 
         run = wandb.init(
@@ -71,8 +73,6 @@ class WandbRun:
             ),
         )
         run.define_metric("*", step_metric="step")
-        for handler in logging.getLogger("wandb").handlers:
-            handler.handleError = _say_nothing  # type: ignore[method-assign]
         return run
 
     def finish(self, succeeded: bool) -> None:
@@ -83,10 +83,6 @@ class WandbRun:
             self._run.finish(exit_code=0 if succeeded else 1)
         except OSError as error:
             console.print(f"wandb's run is not whole: {error}", markup=False)
-
-
-def _say_nothing(record: logging.LogRecord) -> None:
-    """In place of a traceback for each line that wandb's own log has no room for."""
 
 
 def publish_offline_runs(workspace: Workspace) -> None:
