@@ -40,7 +40,7 @@ class WandbRun:
         if self._mode == "disabled":
             return
         if self._run is None:
-            self._run = self._open()
+            self._run = self._open_somehow()
             if self._run.resumed:
                 self._logged_step = int(self._run.summary.get("step", 0)) + 1
         if metrics["step"] < self._logged_step:
@@ -51,6 +51,22 @@ class WandbRun:
             return
         self._logged_fields |= metrics.keys()
         self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
+
+    def _open_somehow(self) -> Any:
+        """A training does not end because wandb's server cannot be had: the run is then kept here."""
+        import wandb
+
+        try:
+            return self._open()
+        except wandb.Error as error:
+            if self._mode == "offline":
+                raise
+            console.print(
+                f"wandb: {error}. The run stays below {self._folder}/wandb; `wandb sync` uploads it",
+                markup=False,
+            )
+            self._mode = "offline"
+            return self._open()
 
     def _open(self) -> Any:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")

@@ -58,6 +58,17 @@ def test_a_run_has_the_identity_of_what_it_makes(tmp_path, monkeypatch):
     assert (asked["mode"], asked["resume"]) == ("offline", "allow"), "`wandb sync` appends to one run"
 
 
+def test_a_key_that_wandb_refuses_keeps_the_run_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    run = WandbRun(PretrainConfig(wandb="online"), "pretrain", "1f", tmp_path)
+    run.log({"step": 1, "loss": 3.0})
+    run.finish(succeeded=True)
+    said = capsys.readouterr().out
+    assert "WANDB_API_KEY invalid" in said
+    assert "too-short" not in said
+    assert list(tmp_path.glob("wandb/offline-run-*-1f/*.wandb"))
+
+
 class Bucket(LocalStorage):
     """Object storage, as far as it is not on this machine's disk."""
 
