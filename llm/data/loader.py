@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llm.data.mixed_order import MixedOrder
 from llm.data.order import Order
 from llm.data.shards import TokenShards
 
@@ -20,7 +21,7 @@ _LOCATED_AT_ONCE = 2048
 class TokenLoader:
     """Reads samples of `order` from `shards`."""
 
-    def __init__(self, shards: TokenShards, order: Order):
+    def __init__(self, shards: TokenShards, order: Order | MixedOrder):
         self.shards, self.order = shards, order
         self._located = range(0)
         self._places: list[tuple[int, int]] = []
@@ -32,6 +33,10 @@ class TokenLoader:
         for row, (shard, offset) in zip(rows, self._locate(start, count), strict=True):
             row[:] = self.shards.read(shard, offset, seq_len)
         return rows
+
+    def expect(self, start: int, count: int) -> None:
+        """These samples are wanted next: where they come over a network they are sent for now."""
+        self.shards.expect(self._locate(start, count), self.order.seq_len)
 
     def _locate(self, start: int, count: int) -> list[tuple[int, int]]:
         """(shard, offset) of samples. Those that come after are located as well: it costs little more."""
@@ -71,7 +76,5 @@ class TokenLoader:
             "content": self.shards.fingerprint,
             "shards": len(self.shards),
             "tokens": self.shards.tokens,
-            "seq_len": self.order.seq_len,
-            "block_samples": self.order.block_samples,
-            "window_blocks": self.order.window_blocks,
+            **self.order.facts(),
         }

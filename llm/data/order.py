@@ -18,6 +18,7 @@ with p its place, B the block size and r its length, the dense position i lies i
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +37,14 @@ class Order:
         seed: int,
         block_samples: int = 64,
         window_blocks: int = 1024,
+        source: str = "",
     ):
-        """`shard_tokens` as `TokenShards` gives it. Raises ValueError if no shard holds `seq_len` tokens."""
+        """`shard_tokens` as `TokenShards` gives it.
+
+        source: whose samples these are, if others are mixed with them under the same seed.
+
+        Raises ValueError if no shard holds `seq_len` tokens.
+        """
         self.seq_len, self.seed = seq_len, seed
         self.block_samples, self.window_blocks = block_samples, window_blocks
         tokens = np.asarray(shard_tokens, dtype=np.int64)
@@ -51,7 +58,20 @@ class Order:
             )
         self._blocks = -(-self.samples_per_epoch // block_samples)
         self._last_block_samples = self.samples_per_epoch - (self._blocks - 1) * block_samples
+        self._key_parts = (seed, source) if source else (seed,)
         self._epoch = -1, (0, 0, 0)
+
+    def epochs(self, samples: int) -> list[float]:
+        """How often the first `samples` go through the shards: one number, for there is one source."""
+        return [samples / self.samples_per_epoch]
+
+    def facts(self) -> dict[str, Any]:
+        """What tells two orders of the same shards apart, apart from the seed."""
+        return {
+            "seq_len": self.seq_len,
+            "block_samples": self.block_samples,
+            "window_blocks": self.window_blocks,
+        }
 
     def locate(self, i: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(shard, token offset) of global sample i ≥ 0: int64 arrays of the shape of i."""
@@ -93,7 +113,9 @@ class Order:
     def _of_epoch(self, epoch: int) -> tuple[int, int, int]:
         """The keys of its blocks and windows, and the place of the last block, which may be short."""
         if epoch != self._epoch[0]:
-            block_key, windows_key = (keyed(self.seed, epoch, purpose) for purpose in ("blocks", "windows"))
+            block_key, windows_key = (
+                keyed(*self._key_parts, epoch, purpose) for purpose in ("blocks", "windows")
+            )
             last = self._permute_blocks(np.array([self._blocks - 1]), block_key, inverse=True)
             self._epoch = epoch, (block_key, windows_key, int(last[0]))
         return self._epoch[1]

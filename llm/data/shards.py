@@ -9,21 +9,26 @@ Every document is followed by <eos>, which belongs to it. A shard ends at a docu
 writes shards of its own, named by the unit, so that new sources never touch old shards.
 """
 
+import bisect
+import copy
 import hashlib
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from llm.data.shard_files import MappedFiles, ShardFiles
 
 SHARDS_FILE = "shards.json"
 SHARD_BYTES = 512 * 2**20
 
 _DOCUMENT_END = np.dtype("<u8")
 _COUNTS = ("tokens", "documents", "bytes")
-_MOST_MAPS = 4096  # Linux gives a process some 65,000
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -166,48 +171,74 @@ def columns_of(content: dict[str, Any], split: str) -> dict[str, Any]:
 
 
 class TokenShards:
-    """The shards of one split, read through memory maps."""
+    """The shards of one split, of one tokens artifact or of several."""
 
-    def __init__(self, root: Path, split: str, content: dict[str, Any]):
-        """`content` of `shards.json`. Raises ValueError if it has no such split, or is of an old form."""
-        try:
-            columns = columns_of(content, split)
-        except ValueError as error:
-            raise ValueError(f"{root}: {error}") from None
-        self.root = root
+    def __init__(self, content: dict[str, Any], split: str, files: ShardFiles):
+        """content: that of `shards.json`; files: what its names stand for.
+
+        Raises ValueError if it has no such split, or is of an old form.
+        """
+        columns = columns_of(content, split)
         self.vocab_size: int = content["vocab_size"]
         self.tokenizer: str = content["tokenizer"]
         self.eos_id: int = content["eos_id"]
         self.dtype = token_dtype(self.vocab_size)
         self.fingerprint: str = columns["fingerprint"]
         """SHA-256 over dtype and the shards' checksums in order; not over where they lie."""
-        self.files: list[str] = columns["file"]
-        """Paths below the root, "train/part-00000-0.tok"."""
+        self.names: list[str] = columns["file"]
+        """Of the files, "train/part-00000-0.tok"."""
         self.shard_tokens, self._documents, self._bytes = (
             np.array(columns[column], dtype=np.int64) for column in _COUNTS
         )
-        self._maps: dict[int, np.ndarray] = {}
+        self._files = [(0, files)]
 
     @classmethod
     def open(cls, root: str | Path, split: str) -> "TokenShards":
-        """Open a tokens artifact. No shard is looked at yet: see `check_files`.
+        """Open a tokens artifact on a disk. No shard is looked at yet: see `check_files`.
 
         Raises FileNotFoundError without `shards.json`, ValueError on an unknown split.
         """
         root = Path(root)
         if not (root / SHARDS_FILE).is_file():
             raise FileNotFoundError(f"no {SHARDS_FILE} in {root}; make tokens with `manta tokens`")
-        return cls(root, split, json.loads((root / SHARDS_FILE).read_bytes()))
+        content = json.loads((root / SHARDS_FILE).read_bytes())
+        try:
+            return cls(content, split, MappedFiles(root, token_dtype(content["vocab_size"])))
+        except ValueError as error:
+            raise ValueError(f"{root}: {error}") from None
+
+    @classmethod
+    def join(cls, parts: Sequence["TokenShards"]) -> "TokenShards":
+        """The shards of several, one after the other. Raises ValueError unless one tokenizer made them."""
+        joined = copy.copy(parts[0])
+        if any(part.tokenizer != joined.tokenizer for part in parts):
+            raise ValueError("tokens of different tokenizers cannot be joined")
+        if len(parts) > 1:
+            contents = "\n".join(part.fingerprint for part in parts)
+            joined.fingerprint = hashlib.sha256(contents.encode()).hexdigest()
+        joined.names = [name for part in parts for name in part.names]
+        joined.shard_tokens = np.concatenate([part.shard_tokens for part in parts])
+        joined._documents = np.concatenate([part._documents for part in parts])
+        joined._bytes = np.concatenate([part._bytes for part in parts])
+        firsts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
+        joined._files = [
+            (first + offset, files)
+            for first, part in zip(firsts, parts, strict=True)
+            for offset, files in part._files
+        ]
+        return joined
 
     def check_files(self) -> "TokenShards":
-        """Raises ValueError if a file is not as long as recorded (checksums are not compared)."""
-        for shard in range(len(self.files)):
-            self._check_file(shard)
+        """Raises ValueError if a file on a disk is not as long as recorded (checksums are not compared)."""
+        for shard in range(len(self.names)):
+            files = self._files_of(shard)
+            if isinstance(files, MappedFiles):
+                files.check(self.names[shard], int(self.shard_tokens[shard]))
         return self
 
     def __len__(self) -> int:
         """Shards."""
-        return len(self.files)
+        return len(self.names)
 
     @property
     def tokens(self) -> int:
@@ -223,26 +254,21 @@ class TokenShards:
         return int(self._bytes.sum())
 
     def read(self, shard: int, offset: int, length: int) -> np.ndarray:
-        """`length` tokens of a shard from `offset`: a view of the memory map, no copy.
+        """(length,) tokens of a shard from `offset`. Raises ValueError if its file is not as recorded."""
+        place = (self.names[shard], offset, length)
+        return self._files_of(shard).read(place, int(self.shard_tokens[shard]))
 
-        Raises ValueError if the shard's file is not as long as recorded.
-        """
-        if shard not in self._maps:
-            if len(self._maps) == _MOST_MAPS:
-                del self._maps[next(iter(self._maps))]  # the oldest; views of it stay good
-            self._maps[shard] = self._map(shard)
-        return self._maps[shard][offset : offset + length]
+    def expect(self, places: Iterable[tuple[int, int]], length: int) -> None:
+        """So many tokens at each (shard, offset) will be read soon."""
+        for shard, offset in places:
+            self._files_of(shard).expect([(self.names[shard], offset, length)])
 
-    def document_ends(self, shard: int) -> np.ndarray:
-        """(documents,) uint64: where each document (its <eos> included) ends in the shard."""
-        return np.fromfile((self.root / self.files[shard]).with_suffix(".idx"), dtype=_DOCUMENT_END)
+    def _files_of(self, shard: int) -> ShardFiles:
+        if len(self._files) == 1:
+            return self._files[0][1]
+        return self._files[bisect.bisect_right(self._files, shard, key=itemgetter(0)) - 1][1]
 
-    def _map(self, shard: int) -> np.ndarray:
-        self._check_file(shard)
-        return np.asarray(np.memmap(self.root / self.files[shard], dtype=self.dtype, mode="r"))
 
-    def _check_file(self, shard: int) -> None:
-        file = self.root / self.files[shard]
-        expected, found = int(self.shard_tokens[shard]) * self.dtype.itemsize, file.stat().st_size
-        if expected != found:
-            raise ValueError(f"{file} has {found} bytes, {SHARDS_FILE} says {expected}")
+def document_ends(root: Path, name: str) -> np.ndarray:
+    """(documents,) uint64: where each document (its <eos> included) ends in the shard of this name."""
+    return np.fromfile((root / name).with_suffix(".idx"), dtype=_DOCUMENT_END)

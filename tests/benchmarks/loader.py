@@ -112,7 +112,7 @@ def read_in_turns(root: Path, rounds: int) -> dict[str, list[float]]:
     """GB/s of each in each round, after one to fill the page cache."""
     shards = write_shards(root)
     loader = TokenLoader(shards, Order(shards.shard_tokens, SEQ_LEN, seed=0))
-    maps = [np.memmap(root / file, dtype=shards.dtype, mode="r") for file in shards.files]
+    maps = [np.memmap(root / file, dtype=shards.dtype, mode="r") for file in shards.names]
     batches = loader.order.samples_per_epoch // BATCH
     choice = np.random.default_rng(1)
 

@@ -15,7 +15,7 @@ import pipelines.corpus.inputs
 import pipelines.corpus_pieces
 from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
-from llm.data.shards import TokenShards
+from llm.data.shards import TokenShards, document_ends
 from llm.text.identity import content_id
 from llm.text.python_stdlib import stdlib_files
 from llm.tokenizer.load import load_tokenizer
@@ -144,7 +144,9 @@ def test_tokens_decode_to_the_corpus(built):
         shards = TokenShards.open(tokens.fetch(), split)
         texts = []
         for k, count in enumerate(shards.shard_tokens):
-            documents = np.split(shards.read(k, 0, count), shards.document_ends(k).astype(int)[:-1])
+            documents = np.split(
+                shards.read(k, 0, count), document_ends(tokens.fetch(), shards.names[k]).astype(int)[:-1]
+            )
             assert all(document[-1] == tokenizer.eos_id for document in documents)
             texts += [tokenizer.decode(document.tolist()) for document in documents]
         assert texts == [row["text"] for row in rows_of(corpus) if row["split"] == split]

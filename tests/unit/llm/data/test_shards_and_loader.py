@@ -10,8 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.data.loader import TokenLoader
+from llm.data.mixed_order import MixedOrder
+from llm.data.mixture import Mixture
 from llm.data.order import Order
-from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json, token_dtype
+from llm.data.shard_files import RangedFiles
+from llm.data.shards import (
+    SHARDS_FILE,
+    ShardWriter,
+    TokenShards,
+    columns_of,
+    document_ends,
+    shards_json,
+    token_dtype,
+)
 
 
 def write(root, documents, vocab_size=300, shard_bytes=64):
@@ -31,10 +42,11 @@ documents = st.lists(st.lists(st.integers(4, 299), max_size=40), min_size=1, max
 @given(documents=documents, vocab_size=st.sampled_from([300, 65_536, 65_537, 200_000]))
 @settings(max_examples=60, deadline=None)
 def test_round_trip(tmp_path_factory, documents, vocab_size):
-    shards = write(tmp_path_factory.mktemp("tokens"), documents, vocab_size)
+    root = tmp_path_factory.mktemp("tokens")
+    shards = write(root, documents, vocab_size)
     read = []
     for k, tokens in enumerate(shards.shard_tokens):
-        stream, ends = shards.read(k, 0, tokens), shards.document_ends(k).tolist()
+        stream, ends = shards.read(k, 0, tokens), document_ends(root, shards.names[k]).tolist()
         read += [stream[a:b].tolist() for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         assert tokens * shards.dtype.itemsize <= 64 or len(ends) == 1
     assert read == [[*document, 3] for document in documents]
@@ -92,8 +104,8 @@ def test_damage_and_wrong_names_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="manta tokens"):
         TokenShards.open(tmp_path / "train", "train")
     with pytest.raises(ValueError, match="make them again"):
-        TokenShards(tmp_path, "train", {"splits": {"train": [{"tokens": 1}]}})
-    with open(tmp_path / shards.files[0], "ab") as stream:
+        columns_of({"splits": {"train": [{"tokens": 1}]}}, "train")
+    with open(tmp_path / shards.names[0], "ab") as stream:
         stream.write(b"x")
     opened = TokenShards.open(tmp_path, "train")
     for use in (opened.check_files, lambda: opened.read(0, 0, 1)):
@@ -132,3 +144,84 @@ def test_a_changed_dataset_is_refused_by_naming_the_difference(shards, tmp_path)
         loader(shards, seed=2).check_state(state)
     with pytest.raises(ValueError, match="seq_len 8 → 4"):
         loader(shards, seq_len=4).check_state(state)
+
+
+class Objects:
+    """Stands for object storage: ranges of the files below a folder."""
+
+    def __init__(self, root):
+        self.root, self.asked = root, []
+
+    def read_range(self, file, first, count):
+        self.asked.append((file, first, count))
+        with open(self.root / file, "rb") as stream:
+            stream.seek(first)
+            return stream.read(count)
+
+
+def over_a_network(root):
+    objects = Objects(root)
+    content = json.loads((root / SHARDS_FILE).read_bytes())
+    files = RangedFiles(objects.read_range, token_dtype(content["vocab_size"]))
+    return TokenShards(content, "train", files), objects
+
+
+def test_over_a_network_each_sample_is_asked_for_once_and_ahead(shards, tmp_path):
+    remote, objects = over_a_network(tmp_path)
+    here, there = loader(shards), loader(remote)
+    assert np.array_equal(there.batch(0, 4), here.batch(0, 4))
+    there.expect(4, 6)
+    there.expect(4, 6)
+    assert np.array_equal(there.batch(4, 6), here.batch(4, 6))
+    assert len(objects.asked) == len(set(objects.asked)) == 10
+    assert {count for _, _, count in objects.asked} == {8 * 2}, "no more than the samples themselves"
+
+    short = tmp_path / shards.names[0]
+    short.write_bytes(short.read_bytes()[:6])
+    with pytest.raises(ValueError, match=r"part-00000-0\.tok ends before token"):
+        there.batch(0, there.order.samples_per_epoch)
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """Three sources of different sizes, whose tokens tell which they are of."""
+    return [
+        write(tmp_path / name, [[4 + number] * length] * 9)
+        for number, (name, length) in enumerate((("web", 50), ("code", 23), ("math", 90)))
+    ]
+
+
+def mixed(sources, stages=((0, (5, 3, 0)), (40, (2, 1, 4)))):
+    orders = [Order(each.shard_tokens, 8, 1, 3, 2, source=each.fingerprint) for each in sources]
+    order = MixedOrder(orders, [len(each) for each in sources], Mixture(stages))
+    return TokenLoader(TokenShards.join(sources), order)
+
+
+def test_a_mixed_stream_goes_through_every_source_in_its_own_order(sources):
+    reader = mixed(sources)
+    rows = reader.batch(0, 300)
+    which, _ = reader.order.mixture.locate(np.arange(300))
+    for number, source in enumerate(sources):
+        order = Order(source.shard_tokens, 8, 1, 3, 2, source=source.fingerprint)
+        alone = TokenLoader(source, order).batch(0, int((which == number).sum()))
+        assert np.array_equal(rows[which == number], alone)
+        epochs = reader.order.epochs(300)[number]
+        assert epochs == pytest.approx((which == number).sum() / order.samples_per_epoch)
+    assert np.bincount(which[:40], minlength=3).tolist() == [25, 15, 0]
+    assert np.bincount(which[40:110], minlength=3).tolist() == [20, 10, 40]
+    assert np.array_equal(reader.batch(37, 50), rows[37:87])
+
+
+def test_another_mixture_is_another_stream(sources):
+    state = json.loads(json.dumps(mixed(sources).state(24)))
+    mixed(sources).check_state(state)
+    with pytest.raises(ValueError, match="mixture 0: 5 3 0; 40: 2 1 4 → 0: 5 3 1; resume"):
+        mixed(sources, stages=((0, (5, 3, 1)),)).check_state(state)
+    with pytest.raises(ValueError, match="content"):
+        mixed([sources[1], sources[0], sources[2]]).check_state(state)
+
+
+def test_tokens_of_two_tokenizers_are_not_joined(sources, tmp_path):
+    (tmp_path / "web" / SHARDS_FILE).write_bytes(shards_json(300, "e" * 64, 3, {"train": []}))
+    with pytest.raises(ValueError, match="different tokenizers"):
+        TokenShards.join([TokenShards.open(tmp_path / "web", "train"), sources[1]])
