@@ -35,6 +35,11 @@ class LocalStorage:
     def read(self, key: str) -> bytes:
         return self.local(key).read_bytes()
 
+    def read_range(self, key: str, first: int, count: int) -> bytes:
+        with open(self.local(key), "rb") as stream:
+            stream.seek(first)
+            return stream.read(count)
+
     def write(self, key: str, data: bytes) -> None:
         with _disk_errors(self.local(key)):
             write_atomic(self.local(key), data)

@@ -25,6 +25,10 @@ class Storage(Protocol):
         """All bytes of an object. Raises FileNotFoundError if there is none."""
         ...
 
+    def read_range(self, key: str, first: int, count: int) -> bytes:
+        """`count` bytes of an object from byte `first`; fewer where it ends. Raises FileNotFoundError."""
+        ...
+
     def write(self, key: str, data: bytes) -> None:
         """Make `data` the object's content, whatever it was."""
         ...

@@ -43,7 +43,9 @@ class Mixture:
             raise ValueError(
                 f"stages of a mixture begin with sample 0 and then ever later, not with {begins}"
             )
-        starts, tables, ranks = [0], [], []
+        starts: list[int] = [0]
+        tables: list[np.ndarray] = []
+        ranks: list[np.ndarray] = []
         for number, (after, weights) in enumerate(stages):
             if len(weights) != len(stages[0][1]) or min(weights) < 0 or max(weights) == 0:
                 raise ValueError(f"stage {number + 1} of the mixture has the weights {list(weights)}")

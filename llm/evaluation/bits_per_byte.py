@@ -23,6 +23,8 @@ from llm.models.decoder import Decoder
 
 IGNORE = -100
 _ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
+_PART_TOKENS = 1 << 20
+_COUNTED_TOKENS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,25 @@ def unigram_bits_per_byte(train: TokenShards, heldout: TokenShards, vocab_size: 
 
         p(token) = (count + 1) / (tokens + vocab_size)
 
-    What a model must beat by far to have learned more than which tokens are frequent.
+    What a model must beat by far to have learned more than which tokens are frequent. Of a large training
+    split some parts are counted, evenly spaced, `_COUNTED_TOKENS` in all.
     """
-    seen, met = _counts(train, vocab_size), _counts(heldout, vocab_size)
+    seen, met = _counts(train, vocab_size, _COUNTED_TOKENS), _counts(heldout, vocab_size, heldout.tokens)
     bits = -np.log2((seen + 1) / (seen.sum() + vocab_size))
     return float((met * bits).sum() / heldout.bytes)
 
 
-def _counts(shards: TokenShards, vocab_size: int) -> np.ndarray:
+def _counts(shards: TokenShards, vocab_size: int, limit: int) -> np.ndarray:
+    """(vocab_size,) int64: how often each id occurs, in parts of about `limit` tokens in all."""
+    parts = [
+        (shard, start, min(_PART_TOKENS, tokens - start))
+        for shard, tokens in enumerate(shards.shard_tokens.tolist())
+        for start in range(0, tokens, _PART_TOKENS)
+    ]
+    counted = min(len(parts), max(1, limit * len(parts) // max(1, shards.tokens)))
     counts = np.zeros(vocab_size, dtype=np.int64)
-    for shard, tokens in enumerate(shards.shard_tokens):
-        for start in range(0, tokens, 1 << 24):
-            part = shards.read(shard, start, min(1 << 24, tokens - start))
-            counts += np.bincount(part, minlength=vocab_size)
+    for index in range(counted):
+        counts += np.bincount(shards.read(*parts[index * len(parts) // counted]), minlength=vocab_size)
     return counts
 
 

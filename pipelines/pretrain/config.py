@@ -6,6 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from llm.models.config import ModelConfig
 from llm.models.presets import model_config
+from pipelines.pretrain.mixture import TokensChoice, parse_tokens
 from pipelines.stage_config import Frozen, How
 from pipelines.training_config import TrainingConfig
 
@@ -43,7 +44,13 @@ class PretrainConfig(TrainingConfig):
     """Train a language model from scratch on token shards."""
 
     tokens: How[str] = "default"
-    """Token shards to learn from: NAME or NAME/VERSION under tokens/."""
+    """Token shards to learn from: NAME or NAME/VERSION under tokens/. Several are mixed by weights,
+    web=7,code=3, which may change after so many tokens: "web=7,code=3; 2e9: web=5,code=3,math=2".
+    """
+    copy_tokens_up_to: How[int] = Field(default=50 * 2**30, ge=0)
+    """Bytes of tokens artifacts in object storage that are copied to each node's disk, and checked, before
+    training. Of larger ones each worker reads its share over the network, a sample at a time and ahead.
+    """
     model: ModelOptions = ModelOptions()
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps."""
@@ -62,7 +69,21 @@ class PretrainConfig(TrainingConfig):
         """With the model's shape in full, in place of a name that may mean another shape one day."""
         shape = self.model.shape(vocab_size=1).model_dump(mode="json")
         del shape["vocab_size"]  # the tokenizer's
-        return super().what() | {"model": shape}
+        return super().what() | {"model": shape} | self.sources.what()
+
+    @property
+    def sources(self) -> TokensChoice:
+        """What `tokens` says."""
+        return parse_tokens(self.tokens)
+
+    @model_validator(mode="after")
+    def _tokens_are_a_mixture(self) -> Self:
+        if self.sources.stages:
+            try:
+                self.sources.mixture(self.seq_len)
+            except ValueError as error:
+                raise ValueError(f"tokens: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _numbers_fit_the_model(self) -> Self:

@@ -10,8 +10,10 @@ from pipelines.pretrain.config import PretrainConfig
 _MAY_DIFFER = ("steps", "optimizer")
 
 
-def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact) -> Artifact:
+def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: dict[str, Artifact]) -> Artifact:
     """The model to extend.
+
+    tokens: what this run learns from, by role.
 
     Raises:
         UserError: it is no pre-trained model, has no checkpoint left, is as long already, or differs in what
@@ -27,12 +29,13 @@ def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: Artifact)
     stage = model.manifest["stage"]
     if stage != "pretrain":
         raise UserError(f"{flag}: {model.ref} was made by `manta {stage}`; give a model of `manta pretrain`")
-    learned_from = model.manifest["inputs"]["tokens"]
-    if learned_from["fingerprint"] != tokens.fingerprint:
-        raise UserError(
-            f"{flag}: {model.ref} was trained on {learned_from['ref']}, not on {tokens.ref}; give --tokens "
-            f"{learned_from['ref'].removeprefix('tokens/')}"
-        )
+    for role, mine in tokens.items():
+        learned_from = model.manifest["inputs"].get(role)  # if there is none, the mixtures differ too
+        if learned_from is not None and learned_from["fingerprint"] != mine.fingerprint:
+            raise UserError(
+                f"{flag}: {model.ref} was trained on {learned_from['ref']}, not on {mine.ref}; give --tokens "
+                f"{learned_from['ref'].removeprefix('tokens/')} in its place"
+            )
     for name, mine, its in _differences(_flat(asked), _flat(done)):
         raise UserError(
             f"{flag}: {model.ref} was trained with {name} {its}, not {mine}; "

@@ -1,43 +1,58 @@
 """Pre-training as a stage: tokens/… → models/…"""
 
-import json
-from typing import Any
-
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.data.shards import SHARDS_FILE, columns_of
+from llm.data.mixed_order import MixedOrder
+from llm.data.shards import TokenShards
 from pipelines.begin import begin
 from pipelines.model_folder import prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.extend import finished_run
+from pipelines.pretrain.token_source import order_of, ranged_shards
+from pipelines.progress import console
 
 LOGIC_VERSION = 1
+_REPEATED = 4
+"""Epochs up to which repeated text is worth almost as much as new (Muennighoff et al. 2023)."""
 
 
 def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Artifact]:
     """The token shards, and the model to extend.
 
     Raises:
-        UserError: one is missing, the shards are too few for one sequence, or this run does not extend that
-            model.
+        UserError: one is missing, shards are too few for one sequence or of different tokenizers, or this run
+            does not extend that model.
     """
-    tokens = store.resolve("tokens", config.tokens)
-    try:
-        columns = columns_of(_shards(tokens), "train")
-    except ValueError as error:
-        raise UserError(f"{tokens.ref}: {error}") from None
-    longest = max(columns["tokens"], default=0)
-    if longest < config.seq_len:
-        raise UserError(
-            f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training tokens; "
-            "shorten the sequences or tokenize more text"
-        )
-    inputs = {"tokens": tokens}
+    inputs = {role: store.resolve("tokens", name) for role, name in config.sources.roles.items()}
+    _check_sources(config, list(inputs.values()))
     if config.extends is not None:
-        inputs["extends"] = finished_run(config, store, tokens)
+        inputs["extends"] = finished_run(config, store, inputs)
     return inputs
+
+
+def _check_sources(config: PretrainConfig, sources: list[Artifact]) -> None:
+    first = sources[0]
+    for number, tokens in enumerate(sources):
+        longest = max(ranged_shards(tokens, "train").shard_tokens, default=0)
+        if longest < config.seq_len:
+            raise UserError(
+                f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training "
+                "tokens; shorten the sequences or tokenize more text"
+            )
+        made_by, expected = (each.manifest["inputs"]["tokenizer"] for each in (tokens, first))
+        if made_by["fingerprint"] != expected["fingerprint"]:
+            raise UserError(
+                f"--tokens: {tokens.ref} was made with {made_by['ref']}, {first.ref} with {expected['ref']}; "
+                "tokenize all with one tokenizer"
+            )
+        for before in sources[:number]:
+            if before.fingerprint == tokens.fingerprint:
+                raise UserError(
+                    f"--tokens: {before.ref} and {tokens.ref} are the same tokens; name one of them, with "
+                    "the weights of both"
+                )
 
 
 def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
@@ -48,7 +63,10 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     if isinstance(draft, Artifact):
         return draft
     tokens = inputs["tokens"]
-    model = config.model.shape(_shards(tokens)["vocab_size"])
+    sources = {name: ranged_shards(inputs[role], "train") for role, name in config.sources.roles.items()}
+    for line in epochs_of(config, sources):
+        console.print(line, markup=False)
+    model = config.model.shape(sources[config.sources.names[0]].vocab_size)
     tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
     prepare_model_folder(draft, model, tokenizer)
 
@@ -69,6 +87,16 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     return draft.commit(counts)
 
 
-def _shards(tokens: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(tokens.read(SHARDS_FILE))
-    return content
+def epochs_of(config: PretrainConfig, sources: dict[str, TokenShards]) -> list[str]:
+    """How often the run goes through each source of a mixture, and through any that it repeats much."""
+    order = order_of(config, list(sources.values()))
+    epochs = dict(zip(sources, order.epochs(config.steps * config.global_batch), strict=True))
+    lines = [f"{config.name}: {name} is read {times:.2f} times" for name, times in epochs.items()]
+    if isinstance(order, MixedOrder):
+        starts = order.mixture.starts[1:] * config.seq_len
+        lines += [f"{config.name}: another mixture after {int(start):,} tokens" for start in starts]
+    elif max(epochs.values()) <= _REPEATED:
+        return []
+    if max(epochs.values()) > _REPEATED:
+        lines.append(f"{config.name}: beyond {_REPEATED} times text teaches ever less (arXiv:2305.16264)")
+    return lines

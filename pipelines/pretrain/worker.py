@@ -1,12 +1,12 @@
 """One pre-training worker: the training loop of `llm.training.loop` over token shards."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from llm.data.loader import TokenLoader
-from llm.data.order import Order
 from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
@@ -16,6 +16,7 @@ from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.pretrain.token_source import TokenSource, open_source
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import (
     Claim,
@@ -36,29 +37,33 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
     assert isinstance(config, PretrainConfig)
     with training_worker(job) as device:
         precision = run_precision(job, device)
-        tokens = job.inputs["tokens"].fetch()
-        shards = TokenShards.open(tokens, "train").check_files()
-        heldout = TokenShards.open(tokens, "heldout").check_files()
-        loader = TokenLoader(shards, Order(shards.shard_tokens, config.seq_len, config.seed))
+        source = open_source(config, job.inputs)
+        loader, eos_id = source.loader, source.loader.shards.eos_id
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         model = sharded_model(job, device, precision, weights=None)
 
         def micro_batches(step: int) -> list[MicroBatch]:
             first, count, missing = my_share(config.global_batch)
-            samples = loader.batch(step * config.global_batch + first, count)
+            start = step * config.global_batch + first
+            samples = loader.batch(start, count)
+            if step + 1 < config.steps:
+                loader.expect(start + config.global_batch, count)
             tokens = torch.from_numpy(samples).to(device)
             targets = next_token_targets(tokens)
             if missing:
-                tokens = F.pad(tokens, (0, 0, 0, missing), value=shards.eos_id)
+                tokens = F.pad(tokens, (0, 0, 0, missing), value=eos_id)
                 targets = F.pad(targets, (0, 0, 0, missing), value=IGNORE)
             size = config.micro_batch
             return list(zip(tokens.split(size), targets.split(size), strict=True))
 
-        def evaluate(limit: int | None = config.evaluate_windows) -> dict[str, float]:
-            if not heldout.tokens:
+        def score(heldout: TokenShards, windows: int | None) -> float:
+            return bits_per_byte(model, heldout, config.seq_len, config.micro_batch, windows)
+
+        def evaluate() -> dict[str, float]:
+            if not source.heldout:
                 return {}
-            value = bits_per_byte(model, heldout, config.seq_len, config.micro_batch, limit)
-            return {"heldout_bits_per_byte": value}
+            joined = TokenShards.join(list(source.heldout.values()))
+            return {"heldout_bits_per_byte": score(joined, config.evaluate_windows)}
 
         train(
             TrainingRun(
@@ -83,10 +88,31 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             "precision": precision,
             "steps": config.steps,
             "tokens": config.steps * config.global_batch * config.seq_len,
-            "epochs": round(config.steps * config.global_batch / loader.order.samples_per_epoch, 4),
-            **evaluate(limit=None),
+            "epochs": epochs_of(config, source),
+            **heldout_measures(source, lambda heldout: score(heldout, None)),
         }
-        if heldout.tokens:
-            unigram = unigram_bits_per_byte(shards, heldout, job.model.vocab_size)
-            counts["unigram_heldout_bits_per_byte"] = unigram
         finish(job, counts, files)
+
+
+def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, float]:
+    """How often the run went through its tokens; of a mixture, by name."""
+    epochs = [round(each, 4) for each in source.loader.order.epochs(config.steps * config.global_batch)]
+    return dict(zip(config.sources.names, epochs, strict=True)) if config.sources.stages else epochs[0]
+
+
+def heldout_measures(source: TokenSource, score: Callable[[TokenShards], float]) -> dict[str, Any]:
+    """Bits per byte of all held-out text, of each source's if there are several, and of the unigram model.
+
+    Those of all are the sources', weighted by their bytes: every token is scored once in either case.
+    """
+    if not source.heldout:
+        return {}
+    by_name = {name: score(heldout) for name, heldout in source.heldout.items()}
+    joined = TokenShards.join(list(source.heldout.values()))
+    bits = math.fsum(by_name[name] * heldout.bytes for name, heldout in source.heldout.items())
+    shards = source.loader.shards
+    return {
+        "heldout_bits_per_byte": bits / joined.bytes,
+        **({"heldout_bits_per_byte_of": by_name} if len(by_name) > 1 else {}),
+        "unigram_heldout_bits_per_byte": unigram_bits_per_byte(shards, joined, shards.vocab_size),
+    }

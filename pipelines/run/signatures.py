@@ -36,8 +36,10 @@ def makes(stage: str, config: Any) -> str:
 
 
 def reads(stage: str, config: Any) -> dict[str, str]:
-    """Field → ``KIND/NAME`` or ``KIND/NAME/VERSION`` of each artifact that a stage reads."""
+    """Field, or role of an input, → ``KIND/NAME`` or ``KIND/NAME/VERSION`` of each artifact that it reads."""
     named = {field: (kind, getattr(config, field)) for field, kind in SIGNATURES[stage].reads.items()}
+    if stage == "pretrain":  # which may read several, each in a role of its own
+        named |= {role: ("tokens", name) for role, name in config.sources.roles.items()}
     return {
         field: f"{kind}/{reference.removeprefix(f'{kind}/')}"
         for field, (kind, reference) in named.items()

@@ -176,10 +176,13 @@ def test_over_a_network_each_sample_is_asked_for_once_and_ahead(shards, tmp_path
     assert len(objects.asked) == len(set(objects.asked)) == 10
     assert {count for _, _, count in objects.asked} == {8 * 2}, "no more than the samples themselves"
 
-    short = tmp_path / shards.names[0]
-    short.write_bytes(short.read_bytes()[:6])
-    with pytest.raises(ValueError, match=r"part-00000-0\.tok ends before token"):
-        there.batch(0, there.order.samples_per_epoch)
+    def refuses(*_):
+        raise OSError("gone")
+
+    objects_gone = RangedFiles(refuses, shards.dtype)
+    objects_gone.expect([("a", 0, 8)])
+    with pytest.raises(OSError, match="gone"):
+        objects_gone.read(("a", 0, 8), 8)
 
 
 @pytest.fixture

@@ -42,9 +42,9 @@ def base(store, tokens):
 
 
 def test_more_steps_and_another_optimizer_extend_it(store, tokens, base):
-    assert finished_run(config(), store, tokens).ref == base.ref
+    assert finished_run(config(), store, {"tokens": tokens}).ref == base.ref
     longer = config(optimizer={"learning_rate": 1e-2, "decay": "linear"}, workers=2, micro_batch=1)
-    assert finished_run(longer, store, tokens).ref == base.ref
+    assert finished_run(longer, store, {"tokens": tokens}).ref == base.ref
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_more_steps_and_another_optimizer_extend_it(store, tokens, base):
 )
 def test_a_setting_that_cannot_differ_is_named_with_both_values(changes, words, store, tokens, base):
     with pytest.raises(UserError, match=f"--extends base: .*{words}") as seen:
-        finished_run(config(**changes), store, tokens)
+        finished_run(config(**changes), store, {"tokens": tokens})
     assert "\n" not in str(seen.value)
     assert "{" not in str(seen.value), "the one setting, not the group that it is in"
 
@@ -76,23 +76,23 @@ def test_every_setting_but_steps_and_optimizer_is_compared(store, tokens, base):
 def test_other_tokens_are_named(store, tokens, base):
     other = made(store, "tokens", "tokens", {"other": 1})
     with pytest.raises(UserError, match=f"trained on {tokens.ref}, not on {other.ref}; give --tokens base/"):
-        finished_run(config(), store, other)
+        finished_run(config(), store, {"tokens": other})
 
 
 def test_a_model_of_another_stage_is_refused(store, tokens):
     made(store, "models", "finetune", {})
     with pytest.raises(UserError, match="was made by `manta finetune`; give a model of `manta pretrain`"):
-        finished_run(config(), store, tokens)
+        finished_run(config(), store, {"tokens": tokens})
 
 
 def test_a_model_without_checkpoints_is_refused(store, tokens, base):
     base.folder.delete(["checkpoints/step-00000040/manifest.json"])
     with pytest.raises(UserError, match="no checkpoint left"):
-        finished_run(config(), store, tokens)
+        finished_run(config(), store, {"tokens": tokens})
 
 
 def test_the_same_command_again_goes_by_what_was_extended_then(store, tokens, base):
     """`base` stands for the result by now."""
     longer = config()
     made(store, "models", "pretrain", longer.what(), tokens=tokens, extends=base)
-    assert finished_run(longer, store, tokens).ref == base.ref
+    assert finished_run(longer, store, {"tokens": tokens}).ref == base.ref
