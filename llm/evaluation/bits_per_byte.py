@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llm.data.shards import TokenShards
 from llm.models.decoder import Decoder
+from llm.models.documents import seeing_themselves
 
 IGNORE = -100
 _ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
@@ -54,7 +55,12 @@ def windows(shard_tokens: Sequence[int], length: int, limit: int | None = None) 
 
 
 def bits_per_byte(
-    model: Decoder, shards: TokenShards, length: int, batch_size: int, limit: int | None = None
+    model: Decoder,
+    shards: TokenShards,
+    length: int,
+    batch_size: int,
+    limit: int | None = None,
+    opening_id: int | None = None,
 ) -> float:
     """Bits per byte of a held-out split under `model`. Every rank calls it and gets the same answer.
 
@@ -64,6 +70,8 @@ def bits_per_byte(
     Args:
         length: window length in tokens, at most what the model was trained with.
         batch_size: windows in one forward pass.
+        opening_id: the token with which documents begin, for a model in whose training they did not see each
+            other.
     """
     mine = windows(shards.shard_tokens.tolist(), length, limit)
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -73,7 +81,7 @@ def bits_per_byte(
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for start in range(0, passes * batch_size, batch_size):
         inputs, targets = _batch(shards, mine[start : start + batch_size], length)
-        nats = _score(model, inputs.to(device), targets.to(device))
+        nats = _score(model, inputs.to(device), targets.to(device), opening_id)
         total += torch.stack((nats.double().sum(), (targets != IGNORE).sum().to(device)))
     if world > 1:
         dist.all_reduce(total)
@@ -124,7 +132,7 @@ def _batch(shards: TokenShards, chosen: Sequence[Window], length: int) -> tuple[
 
 
 @torch.no_grad()
-def _score(model: Decoder, inputs: Tensor, targets: Tensor) -> Tensor:
+def _score(model: Decoder, inputs: Tensor, targets: Tensor, opening_id: int | None) -> Tensor:
     """−log p of every target in nats, (batch · length,), 0 where there is none."""
 
     def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
@@ -142,4 +150,4 @@ def _score(model: Decoder, inputs: Tensor, targets: Tensor) -> Tensor:
             ]
         )
 
-    return model(inputs, readout=readout)
+    return model(inputs, **seeing_themselves(inputs, opening_id), readout=readout)

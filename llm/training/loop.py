@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llm.models.decoder import Trunk
+from llm.models.documents import seeing_themselves
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.loss import summed_cross_entropy
@@ -134,14 +135,17 @@ def train(run: TrainingRun) -> None:
             recorder.checkpointed(done, time.perf_counter() - began)
 
 
-def language_model_loss(model: Trunk) -> Callable[[Tensor, Tensor], Tensor]:
-    """(tokens, targets) -> summed next-token cross-entropy, inside `model`'s forward for FSDP's sake."""
+def language_model_loss(model: Trunk, opening_id: int | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """(tokens, targets) -> summed next-token cross-entropy, inside `model`'s forward for FSDP's sake.
+
+    opening_id: the token with which each document of a row begins, if they are not to see each other.
+    """
 
     def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
         def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
             return summed_cross_entropy(hidden, head_weight, targets, model.config.vocab_size)
 
-        return model(tokens, readout=readout)
+        return model(tokens, **seeing_themselves(tokens, opening_id), readout=readout)
 
     return loss_sum
 

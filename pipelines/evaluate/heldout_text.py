@@ -17,4 +17,6 @@ def heldout_bits_per_byte(model: Artifact, tokens: Artifact, windows: int, threa
     decoder, config = load_model(model.fetch())
     assert isinstance(decoder, Decoder)
     shards = TokenShards.open(tokens.fetch(), "heldout").check_files()
-    return bits_per_byte(decoder, shards, config.max_seq_len, WINDOWS_AT_A_TIME, windows)
+    masked = model.manifest["what"].get("document_mask", False)
+    opening_id = shards.eos_id if masked else None
+    return bits_per_byte(decoder, shards, config.max_seq_len, WINDOWS_AT_A_TIME, windows, opening_id)

@@ -56,6 +56,10 @@ class PretrainConfig(TrainingConfig):
     """Optimizer steps."""
     seq_len: int = Field(default=256, gt=1)
     """Tokens in one training sequence."""
+    document_mask: bool = False
+    """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
+    arXiv:2402.13991). Attention then has a mask, which costs time.
+    """
     extends: How[str | None] = None
     """Finished pre-trained model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer state and
     order of the data go on where it stopped; the learning rate follows the schedule of the new length from

@@ -4,17 +4,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-
 from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
-from llm.training.loop import TrainingRun, train
-from llm.training.loss import IGNORE, next_token_targets
-from llm.training.step import MicroBatch
+from llm.training.loop import TrainingRun, language_model_loss, train
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
+from pipelines.pretrain.batches import GlobalBatches
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.token_source import TokenSource, open_source
 from pipelines.training_launch import TrainingJob
@@ -22,7 +18,6 @@ from pipelines.training_worker import (
     Claim,
     Watcher,
     finish,
-    my_share,
     run_precision,
     sharded_model,
     training_worker,
@@ -38,26 +33,14 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
     with training_worker(job) as device:
         precision = run_precision(job, device)
         source = open_source(config, job.inputs)
-        loader, eos_id = source.loader, source.loader.shards.eos_id
+        loader = source.loader
+        opening_id = loader.shards.eos_id if config.document_mask else None
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         model = sharded_model(job, device, precision, weights=None)
 
-        def micro_batches(step: int) -> list[MicroBatch]:
-            first, count, missing = my_share(config.global_batch)
-            start = step * config.global_batch + first
-            samples = loader.batch(start, count)
-            if step + 1 < config.steps:
-                loader.expect(start + config.global_batch, count)
-            tokens = torch.from_numpy(samples).to(device)
-            targets = next_token_targets(tokens)
-            if missing:
-                tokens = F.pad(tokens, (0, 0, 0, missing), value=eos_id)
-                targets = F.pad(targets, (0, 0, 0, missing), value=IGNORE)
-            size = config.micro_batch
-            return list(zip(tokens.split(size), targets.split(size), strict=True))
-
         def score(heldout: TokenShards, windows: int | None) -> float:
-            return bits_per_byte(model, heldout, config.seq_len, config.micro_batch, windows)
+            size = config.micro_batch
+            return bits_per_byte(model, heldout, config.seq_len, size, windows, opening_id)
 
         def evaluate() -> dict[str, float]:
             if not source.heldout:
@@ -73,10 +56,11 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
                 extended=lambda: extended_checkpoint(job.inputs.get("extends")),
-                micro_batches=micro_batches,
+                micro_batches=GlobalBatches(loader, config, device).micro_batches,
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
                 evaluate=evaluate,
+                loss_sum=language_model_loss(model, opening_id),
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, config.seq_len),
                 may_write=Claim(job).holds,

@@ -66,6 +66,7 @@ def make(root: str, paths: tuple[str, ...]) -> list[dict]:
         root=root,
         name="m",
         tokens="t",
+        copy_tokens_up_to=0,  # in a bucket, every sample is a request of its own
         model=ModelOptions(preset="tiny-100k"),
         seq_len=64,
         steps=20,

@@ -16,17 +16,30 @@ PATIENCE = timedelta(seconds=120)
 
 def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """`function(*arguments)` on ranks 0 … world − 1; their results (what `torch.save` can write) in order."""
+    return in_turn([(world, function, arguments)])[0]
+
+
+def in_turn(runs: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> list[list[Any]]:
+    """Like `on_ranks` for (world, function, arguments) one after the other, in the same processes: starting
+    them is what takes long.
+    """
+    most = max(world for world, _, _ in runs)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_rank, (world, folder, function, arguments), nprocs=world)
-        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(world)]
+        mp.spawn(_process, (folder, runs), nprocs=most)
+        return [
+            [torch.load(Path(folder) / f"{run}-{rank}", weights_only=False) for rank in range(world)]
+            for run, (world, _, _) in enumerate(runs)
+        ]
 
 
-def _rank(
-    rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
+def _process(rank: int, folder: str, runs: list[tuple[int, Callable[..., Any], tuple[Any, ...]]]) -> None:
     torch.set_num_threads(1)
-    meeting = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world, timeout=PATIENCE)
-    torch.save(function(*arguments), Path(folder) / str(rank))
-    dist.barrier()
-    dist.destroy_process_group()
+    for run, (world, function, arguments) in enumerate(runs):
+        if rank < world:
+            meeting = f"file://{folder}/store-{run}"
+            dist.init_process_group(
+                "gloo", init_method=meeting, rank=rank, world_size=world, timeout=PATIENCE
+            )
+            torch.save(function(*arguments), Path(folder) / f"{run}-{rank}")
+            dist.barrier()
+            dist.destroy_process_group()

@@ -40,6 +40,12 @@ def test_objects_come_back(storage: Storage, tmp_path: Path) -> None:
         assert file.size() == 256_000
         file.seek(255_990)
         assert file.read() == bytes(range(246, 256))
+    assert storage.read_range("a/c/large", 255, 3) == bytes([255, 0, 1])
+    assert storage.read_range("a/c/large", 255_998, 5) == bytes([254, 255]), "it ends there"
+    assert storage.read_range("a/c/large", 256_000, 5) == b""
+    assert storage.read_range("a/c/large", 7, 0) == b""
+    with pytest.raises(FileNotFoundError):
+        storage.read_range("a/none", 0, 1)
     assert storage.files("a") == {"a/b.bin": 3, "a/c/large": 256_000}
     assert storage.files("a/c") == {"a/c/large": 256_000}
     assert storage.files("nothing") == {}
