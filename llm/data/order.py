@@ -25,6 +25,7 @@ import numpy as np
 from llm.data.permutation import GOLDEN, keyed, mix, permute
 
 _U64 = np.uint64
+_KEPT_EPOCHS = 64
 
 
 class Order:
@@ -59,7 +60,7 @@ class Order:
         self._blocks = -(-self.samples_per_epoch // block_samples)
         self._last_block_samples = self.samples_per_epoch - (self._blocks - 1) * block_samples
         self._key_parts = (seed, source) if source else (seed,)
-        self._epoch = -1, (0, 0, 0)
+        self._epochs: dict[int, tuple[int, int, int]] = {}
 
     def epochs(self, samples: int) -> list[float]:
         """How often the first `samples` go through the shards: one number, for there is one source."""
@@ -112,13 +113,15 @@ class Order:
 
     def _of_epoch(self, epoch: int) -> tuple[int, int, int]:
         """The keys of its blocks and windows, and the place of the last block, which may be short."""
-        if epoch != self._epoch[0]:
+        if epoch not in self._epochs:
             block_key, windows_key = (
                 keyed(*self._key_parts, epoch, purpose) for purpose in ("blocks", "windows")
             )
             last = self._permute_blocks(np.array([self._blocks - 1]), block_key, inverse=True)
-            self._epoch = epoch, (block_key, windows_key, int(last[0]))
-        return self._epoch[1]
+            if len(self._epochs) == _KEPT_EPOCHS:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = block_key, windows_key, int(last[0])
+        return self._epochs[epoch]
 
     def _permute_blocks(self, blocks: np.ndarray, key: int, inverse: bool = False) -> np.ndarray:
         n, keys = np.full(blocks.shape, self._blocks, _U64), np.full(blocks.shape, key, _U64)

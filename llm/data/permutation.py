@@ -14,6 +14,7 @@ ROUNDS = 8  # the smallest domains have halves of one bit, which four rounds lea
 GOLDEN = 0x9E3779B97F4A7C15
 
 _U64 = np.uint64
+_ROUND_CONSTANTS = np.array([[(r + 1) * GOLDEN % 2**64] for r in range(ROUNDS)], dtype=_U64)
 _POWERS_OF_4 = np.array([4**h for h in range(1, 32)], dtype=_U64)
 
 
@@ -40,18 +41,20 @@ def permute(x: np.ndarray, n: np.ndarray, key: np.ndarray, inverse: bool = False
     """Where the permutation of range(n) under `key` sends x; elementwise on uint64 arrays of one shape."""
     half = _half_bits(n)
     mask = (_U64(1) << half) - _U64(1)
-    y = _feistel(x, half, mask, key, inverse)
+    round_keys = mix(key + _ROUND_CONSTANTS)
+    y = _feistel(x, half, mask, round_keys, inverse)
     outside = np.flatnonzero(y >= n)
     while outside.size:
-        y[outside] = _feistel(y[outside], half[outside], mask[outside], key[outside], inverse)
+        y[outside] = _feistel(y[outside], half[outside], mask[outside], round_keys[:, outside], inverse)
         outside = outside[y[outside] >= n[outside]]
     return y
 
 
-def _feistel(x: np.ndarray, half: np.ndarray, mask: np.ndarray, key: np.ndarray, inverse: bool) -> np.ndarray:
+def _feistel(
+    x: np.ndarray, half: np.ndarray, mask: np.ndarray, round_keys: np.ndarray, inverse: bool
+) -> np.ndarray:
     left, right = x >> half, x & mask
-    for r in reversed(range(ROUNDS)) if inverse else range(ROUNDS):
-        round_key = mix(key + _U64((r + 1) * GOLDEN % 2**64))
+    for round_key in round_keys[::-1] if inverse else round_keys:
         if inverse:
             left, right = right ^ (mix(left ^ round_key) & mask), left
         else:
