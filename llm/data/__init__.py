@@ -1,1 +1,3 @@
-"""Token shards on disk, the closed-form training order, the loader, and batches of conversations."""
+"""Token shards on disk, the closed-form training order, the loader, objectives' views of its samples, and
+batches of conversations.
+"""

@@ -15,6 +15,22 @@ from llm.data.permutation import keyed, shuffled
 POOL_BATCHES = 16
 
 
+def trainable(
+    examples: Iterable[tuple[Sequence[int], Sequence[int]]], max_seq_len: int
+) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """ids (int32) and loss mask (bool) of examples that have a loss and fit, and how many are too long."""
+    ids: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    too_long = 0
+    for tokens, loss_mask in examples:
+        if len(tokens) > max_seq_len:
+            too_long += 1
+        elif any(loss_mask):
+            ids.append(np.asarray(tokens, dtype=np.int32))
+            masks.append(np.asarray(loss_mask, dtype=bool))
+    return ids, masks, too_long
+
+
 @dataclass(frozen=True)
 class PaddedBatch:
     """ids, loss_mask: (rows, length) int64 and bool; loss_mask is False on padding."""
@@ -42,15 +58,7 @@ class ConversationBatches:
 
         Raises ValueError if fewer than `batch_size` are left.
         """
-        ids: list[np.ndarray] = []
-        masks: list[np.ndarray] = []
-        self.too_long = 0
-        for tokens, loss_mask in examples:
-            if len(tokens) > max_seq_len:
-                self.too_long += 1
-            elif any(loss_mask):
-                ids.append(np.asarray(tokens, dtype=np.int32))
-                masks.append(np.asarray(loss_mask, dtype=bool))
+        ids, masks, self.too_long = trainable(examples, max_seq_len)
         if len(ids) < batch_size:
             raise ValueError(
                 f"{len(ids)} conversations of at most {max_seq_len} tokens do not fill one batch of "
