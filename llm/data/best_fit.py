@@ -15,11 +15,10 @@ share a row among 200 to 5,000 conversations, 5 to 17 % do so in the next epoch 
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from llm.data.packing import trainable
+from llm.data.packing import PaddedBatch, trainable
 from llm.data.permutation import keyed, shuffled
 
 POOL_ROWS = 256
@@ -57,20 +56,6 @@ def best_fit_decreasing(lengths: np.ndarray, capacity: int) -> np.ndarray:
     return row_of
 
 
-@dataclass(frozen=True)
-class PackedBatch:
-    """Rows of whole conversations, one after the other, then padding: (rows, max_seq_len) each."""
-
-    ids: np.ndarray
-    """int64."""
-    loss_mask: np.ndarray
-    """bool: False on padding, and on the first token of each conversation, which nothing comes before."""
-    segments: np.ndarray
-    """int64: 1, 2, … for the conversations of a row, and 0 on padding."""
-    positions: np.ndarray
-    """int64: from 0 in each conversation, and 0 on padding."""
-
-
 class PackedConversationBatches:
     """As `llm.data.packing.ConversationBatches`, but a batch has `batch_size` rows, not conversations.
 
@@ -106,10 +91,11 @@ class PackedConversationBatches:
         """Examples that take part."""
         return len(self._ids)
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> PackedBatch:
-        """The rows of this rank of batch `step` ≥ 0.
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> PaddedBatch:
+        """The rows of this rank of batch `step` ≥ 0, of `max_seq_len` tokens: conversations, then padding.
 
-        Where ranks have unequal parts, a row of padding makes them equal.
+        The first token of each, which nothing comes before, has no loss. Where ranks have unequal parts, a
+        row of padding makes them equal.
         """
         epoch, index = divmod(step, self.batches_per_epoch)
         if epoch != self._epoch:
@@ -118,17 +104,14 @@ class PackedConversationBatches:
         shape = -(-self.batch_size // world_size), self.max_seq_len
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         loss_mask = np.zeros(shape, dtype=bool)
-        segments, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         for row, members in enumerate(rows):
             begin = 0
-            for segment, example in enumerate(members, start=1):
+            for example in members:
                 end = begin + len(self._ids[example])
                 ids[row, begin:end] = self._ids[example]
                 loss_mask[row, begin + 1 : end] = self._masks[example][1:]
-                segments[row, begin:end] = segment
-                positions[row, begin:end] = np.arange(end - begin)
                 begin = end
-        return PackedBatch(ids, loss_mask, segments, positions)
+        return PaddedBatch(ids, loss_mask)
 
     def _pack(self, epoch: int, fewest_rows: int = 0) -> list[np.ndarray]:
         """The examples of each row of the epoch, in the order of training.

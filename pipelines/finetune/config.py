@@ -17,6 +17,10 @@ class FinetuneConfig(TrainingConfig):
     """Times that every conversation is seen."""
     max_seq_len: int = Field(default=256, gt=1)
     """Longer conversations, in tokens, are left out."""
+    packing: bool = False
+    """Fill sequences of --max-seq-len with several conversations each, which do not see each other (best fit:
+    arXiv:2404.10830). --global-batch then counts sequences, and an epoch may leave out a few conversations.
+    """
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=20)
     evaluate_conversations: How[int] = Field(default=128, gt=0)
     """Held-out conversations scored at each evaluation during training; at the end all are."""

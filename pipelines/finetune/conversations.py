@@ -8,6 +8,7 @@ import pyarrow.dataset
 import torch
 
 from cluster.errors import UserError
+from llm.data.best_fit import PackedConversationBatches
 from llm.data.packing import ConversationBatches
 from llm.tokenizer.chat import encode_conversation
 from llm.tokenizer.load import Tokenizer
@@ -28,10 +29,12 @@ def read_examples(corpus: Path, split: str, tokenizer: Tokenizer) -> list[Exampl
     return [encode_conversation(tokenizer, messages) for messages in table["messages"].to_pylist()]
 
 
-def training_batches(config: FinetuneConfig, corpus: Path, tokenizer: Tokenizer) -> ConversationBatches:
+def training_batches(
+    config: FinetuneConfig, corpus: Path, tokenizer: Tokenizer
+) -> ConversationBatches | PackedConversationBatches:
     """The batches of the training split; raises UserError if it does not fill one."""
     try:
-        return ConversationBatches(
+        return (PackedConversationBatches if config.packing else ConversationBatches)(
             read_examples(corpus, "train", tokenizer),
             batch_size=config.global_batch,
             max_seq_len=config.max_seq_len,

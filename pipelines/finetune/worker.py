@@ -64,6 +64,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: {"examples_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
+                loss_sum=language_model_loss(model, tokenizer.bos_id if config.packing else None),
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, config.max_seq_len),
                 may_write=Claim(job).holds,

@@ -55,9 +55,15 @@ def test_replies_are_learned(root):
     try:
         artifact = stage.run(config, CLUSTER)
         again = stage.run(config, CLUSTER)
+        changes = {"name": "packed", "packing": True, "epochs": 16, "workers": 1}
+        packed = stage.run(config.model_copy(update=changes), CLUSTER)
     finally:
         ray.shutdown()
     assert again.version == artifact.version
+    counts = packed.counts
+    assert counts["train_conversations"] == 140
+    assert counts["steps"] < 16 * (140 // 8) / 3, "several conversations a sequence"
+    assert counts["heldout_loss"] < 0.6 * counts["base_heldout_loss"]
     counts = artifact.counts
     assert counts["train_conversations"] == 140
     assert counts["heldout_conversations"] == 20

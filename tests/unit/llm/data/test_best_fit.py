@@ -77,16 +77,11 @@ def batches(data, **options):
 
 
 def conversations(batch):
-    """[(ids, loss mask, positions)] of each row, cut where the segment changes, without the padding."""
+    """[(ids, loss mask)] of each row, cut where a conversation begins, without the padding."""
     rows = []
-    for row, segments in enumerate(batch.segments):
-        whole = [(segments == segment) for segment in range(1, segments.max() + 1)]
-        rows.append(
-            [
-                tuple(x[row, here].tolist() for x in (batch.ids, batch.loss_mask, batch.positions))
-                for here in whole
-            ]
-        )
+    for ids, loss_mask in zip(batch.ids, batch.loss_mask, strict=True):
+        begins = [*np.flatnonzero(ids % 1000 == 1), np.count_nonzero(ids)]
+        rows.append([(ids[a:b].tolist(), loss_mask[a:b].tolist()) for a, b in pairwise(begins)])
     return rows
 
 
@@ -100,7 +95,7 @@ small_sets = st.builds(examples, st.integers(4, 150), st.integers(0, 10**6), st.
 
 @given(small_sets, st.integers(1, 4), st.integers(0, 2**40))
 @settings(max_examples=100, deadline=None)
-def test_each_conversation_once_an_epoch_whole_and_alone_in_its_segment(data, batch_size, seed):
+def test_each_conversation_once_an_epoch_whole_and_alone(data, batch_size, seed):
     try:
         packed = batches(data, batch_size=batch_size, seed=seed)
     except ValueError:
@@ -111,18 +106,15 @@ def test_each_conversation_once_an_epoch_whole_and_alone_in_its_segment(data, ba
         for batch in epoch_of(packed, epoch):
             assert {x.shape for x in vars(batch).values()} == {(batch_size, 64)}
             assert (batch.ids.dtype, batch.loss_mask.dtype) == (np.int64, np.bool_)
-            padding = batch.segments == 0
-            assert (batch.ids[padding] == PAD).all()
+            padding = batch.ids == PAD
             assert not batch.loss_mask[padding].any()
-            assert not batch.positions[padding].any()
             assert (np.diff(padding.astype(int), axis=1) >= 0).all(), "padding is at the end"
             for row in conversations(batch):
                 assert row, "no row is all padding"
-                for ids, loss_mask, positions in row:
+                for ids, loss_mask in row:
                     i = ids[0] // 1000
                     assert ids == data[i][0]
                     assert loss_mask == [False, *map(bool, data[i][1][1:])]
-                    assert positions == list(range(len(ids)))
                     seen.append(i)
         assert len(set(seen)) == len(seen)
         waiting = [len(ids) for i, (ids, _) in enumerate(data) if i not in set(seen)]
@@ -151,7 +143,7 @@ def test_all_take_part_where_rows_are_a_multiple_of_the_batch():
 def test_rows_are_full():
     lengths = np.clip(np.exp(np.random.default_rng(3).normal(np.log(75), 0.8, 6000)), 4, 512).astype(int)
     packed = batches([([9] * n, [1] * n) for n in lengths.tolist()], max_seq_len=512, batch_size=8)
-    filled = np.mean([batch.segments > 0 for batch in epoch_of(packed, 1)])
+    filled = np.mean([batch.ids != PAD for batch in epoch_of(packed, 1)])
     assert filled > 0.985
     assert packed.batches_per_epoch == pytest.approx(lengths.sum() / 512 / 8, rel=0.02)
 
