@@ -10,9 +10,9 @@ from cluster.artifacts.cache import damaged_file
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
 
-MIN_UNIT_BYTES = 2 * 2**20
-MAX_UNIT_BYTES = 256 * 2**20
-_TARGET_UNITS = 64
+UNIT_BYTES = tuple(size * 2**20 for size in (2, 8, 32, 256))
+"""Few sizes, so that a corpus which grows keeps the pieces that it had, and what was made from them."""
+_FEWEST_UNITS = 64
 _THREADS = 16
 _TAIL_BYTES = 64 * 2**10
 """Read at once: most footers are shorter."""
@@ -31,7 +31,7 @@ class CorpusPiece:
 
 def unit_bytes(total_bytes: int) -> int:
     """Aim of a unit's size: many units even for a small corpus, bounded memory and effort for a large one."""
-    return min(max(total_bytes // _TARGET_UNITS, MIN_UNIT_BYTES), MAX_UNIT_BYTES)
+    return max(size for size in UNIT_BYTES if size * _FEWEST_UNITS <= total_bytes or size == UNIT_BYTES[0])
 
 
 def corpus_pieces(corpus: Artifact) -> list[CorpusPiece]:

@@ -98,6 +98,11 @@ class S3Storage:
         where = (self.bucket, self._key(key))
         self.persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
 
+    def copy(self, key: str, new_key: str) -> None:
+        """On the server's side, in parts if the object is large."""
+        source, target = self._at(key), self._at(new_key)
+        self.persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"], Config=_TRANSFER))
+
     def open(self, key: str) -> pa.NativeFile:
         try:
             files = file_system(self.endpoint, self.region)
@@ -150,13 +155,8 @@ class S3Storage:
         """
         keys = sorted(self.files(prefix), key=lambda key: (key.count("/"), not key.endswith(".json")))
 
-        def copy(key: str) -> None:
-            source = {"Bucket": self.bucket, "Key": self._key(key)}
-            target = self._at(f"{new_prefix}/{key.removeprefix(f'{prefix}/')}")
-            self.persist(key, lambda s3: s3.copy(source, target["Bucket"], target["Key"]))
-
         with ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(copy, keys))
+            list(pool.map(lambda key: self.copy(key, new_prefix + key.removeprefix(prefix)), keys))
         self.delete(keys)
 
     def local(self, key: str) -> None:

@@ -49,6 +49,10 @@ class Storage(Protocol):
         """Copy an object into a file on this machine. Raises FileNotFoundError if there is none."""
         ...
 
+    def copy(self, key: str, new_key: str) -> None:
+        """Give an immutable object a second key. Raises FileNotFoundError."""
+        ...
+
     def open(self, key: str) -> pa.NativeFile:
         """An object for random access: large files are read in parts. Raises FileNotFoundError."""
         ...

@@ -170,6 +170,19 @@ def columns_of(content: dict[str, Any], split: str) -> dict[str, Any]:
     return columns
 
 
+def shards_of(content: dict[str, Any], split: str, sha256: dict[str, str]) -> list[Shard]:
+    """The shards of a split in `shards.json`, with the checksums of files by name. Raises ValueError if there
+    is no such split, or it is of an old form.
+    """
+    columns = columns_of(content, split)
+    return [
+        Shard(file, tokens, documents, size, sha256[file])
+        for file, tokens, documents, size in zip(
+            columns["file"], columns["tokens"], columns["documents"], columns["bytes"], strict=True
+        )
+    ]
+
+
 class TokenShards:
     """The shards of one split, of one tokens artifact or of several."""
 

@@ -12,6 +12,7 @@ from cluster.artifacts.manifest import Artifact
 from llm.data.shards import ShardWriter, token_dtype
 from llm.tokenizer.documents import DocumentEncoder
 from llm.tokenizer.load import MODEL_FILE, load_tokenizer
+from pipelines.tokens.reuse import PREFIX
 
 SPLITS = ("train", "heldout")
 _BATCH_DOCUMENTS = 256
@@ -26,7 +27,7 @@ class EncodeWorker:
         self._encoder = DocumentEncoder(self._tokenizer, token_dtype(self._tokenizer.vocab_size))
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        unit = unit_id.removeprefix("encode-")
+        unit = unit_id.removeprefix(PREFIX)
         tokenizer = self._tokenizer
         groups = list(range(payload["first"], payload["last"]))
         with self._target.writing() as writing, ExitStack() as stack:

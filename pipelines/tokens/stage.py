@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
@@ -14,9 +15,10 @@ from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import console
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
+from pipelines.tokens.reuse import encoding_units, take_over
 from pipelines.units import Unit, run_units
 
-LOGIC_VERSION = 2
+LOGIC_VERSION = 3
 
 
 def resolve_inputs(config: TokensConfig, store: ArtifactStore) -> dict[str, Artifact]:
@@ -39,8 +41,9 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     slow = DocumentEncoder(encoder, token_dtype(encoder.vocab_size)).why_slow
     if slow is not None:
         console.print(f"{config.name}: SentencePiece alone encodes, several times slower: {slow}")
+    units = encoding_units(corpus, corpus_pieces(corpus), tokenizer, LOGIC_VERSION)
+    _reuse(config, started, units)
     cluster.connect()
-    units = [Unit(f"encode-{number:05d}", vars(piece)) for number, piece in enumerate(corpus_pieces(corpus))]
     records = run_units(
         units,
         EncodeWorker,
@@ -60,6 +63,20 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     content = shards_json(encoder.vocab_size, encoder.fingerprint, encoder.eos_id, splits)
     started.write(SHARDS_FILE, content)
     return started.commit(counts=_count(encoder.vocab_size, splits))
+
+
+def _reuse(config: TokensConfig, draft: Draft, units: list[Unit]) -> None:
+    """Take over what the newest version of the name has, unless all is to be made again."""
+    store = ArtifactStore(config.root)
+    version = None if config.force else store.newest("tokens", config.name)
+    if version is not None:
+        try:
+            earlier = store.resolve("tokens", f"{config.name}/{version}")
+            taken = take_over(draft, units, earlier)
+        except (UserError, ValueError):
+            return  # it is damaged, or of an old form: all is encoded
+        if taken:
+            console.print(f"{config.name}: {taken} of {len(units)} units are those of {earlier.ref}")
 
 
 def _count(vocab_size: int, splits: dict[str, list[Shard]]) -> dict[str, Any]:

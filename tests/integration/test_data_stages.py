@@ -64,7 +64,7 @@ def sources(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch):
     """Many units out of little text; planning runs in this process."""
-    monkeypatch.setattr(pipelines.corpus_pieces, "MIN_UNIT_BYTES", 20_000)
+    monkeypatch.setattr(pipelines.corpus_pieces, "UNIT_BYTES", (20_000,))
 
 
 def corpus_config(root, sources, **changes):
@@ -85,7 +85,7 @@ def build(root, folder, workers):
 @pytest.fixture(scope="module")
 def built(sources, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipelines.corpus_pieces, "MIN_UNIT_BYTES", 20_000)
+        patch.setattr(pipelines.corpus_pieces, "UNIT_BYTES", (20_000,))
         return build(tmp_path_factory.mktemp("three"), sources[0], workers=3)
 
 

@@ -52,7 +52,7 @@ def completion(request) -> Completion:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Artifact]:
     """Runs a stage by name, in this process; what it reads is made first."""
-    monkeypatch.setattr(corpus_pieces, "MIN_UNIT_BYTES", 4_000)
+    monkeypatch.setattr(corpus_pieces, "UNIT_BYTES", (4_000,))
     for stage in (corpus_stage, tokenizer_stage, tokens_stage):
         monkeypatch.setattr(stage, "run_units", UnitsHere())
     monkeypatch.setattr(

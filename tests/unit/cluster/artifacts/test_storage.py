@@ -49,6 +49,12 @@ def test_objects_come_back(storage: Storage, tmp_path: Path) -> None:
     assert storage.files("a") == {"a/b.bin": 3, "a/c/large": 256_000}
     assert storage.files("a/c") == {"a/c/large": 256_000}
     assert storage.files("nothing") == {}
+    for _ in range(2):
+        storage.copy("a/c/large", "b/d/second")
+    assert storage.read("b/d/second") == storage.read("a/c/large")
+    assert storage.files("b") == {"b/d/second": 256_000}
+    with pytest.raises(FileNotFoundError):
+        storage.copy("a/none", "b/none")
     assert storage.folders("a") == ["c"]
     storage.rename("a", "z")
     assert storage.files("a") == {}

@@ -17,7 +17,7 @@ def failing(monkeypatch):
     """Units that fail, and are left out."""
     names: set[str] = set()
     monkeypatch.setattr(stage, "run_units", UnitsHere(names))
-    monkeypatch.setattr(pipelines.corpus_pieces, "MIN_UNIT_BYTES", 70)  # a file of `sources` each
+    monkeypatch.setattr(pipelines.corpus_pieces, "UNIT_BYTES", (70,))  # a file of `sources` each
     return names
 
 

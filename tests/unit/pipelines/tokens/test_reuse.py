@@ -1,0 +1,100 @@
+"""When text is added to a corpus, only the new text is tokenized, with the result of doing all of it."""
+
+import pytest
+
+from cluster.artifacts.manifest import verify
+from cluster.artifacts.store import ArtifactStore
+from pipelines import corpus_pieces
+from pipelines.corpus import stage as corpus_stage
+from pipelines.corpus.config import CorpusConfig
+from pipelines.tokenizer import stage as tokenizer_stage
+from pipelines.tokenizer.config import TokenizerConfig
+from pipelines.tokens import stage as tokens_stage
+from pipelines.tokens.config import TokensConfig
+from tests.unit.pipelines.units_here import NO_CLUSTER, UnitsHere
+
+
+@pytest.fixture
+def units(monkeypatch):
+    """Ids of the units that ran, of tokens only."""
+    monkeypatch.setattr(corpus_pieces, "UNIT_BYTES", (4_000,))
+    monkeypatch.setattr(corpus_stage, "run_units", UnitsHere())
+    monkeypatch.setattr(tokenizer_stage, "run_units", UnitsHere())
+    monkeypatch.setattr(
+        tokenizer_stage, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
+    )
+    here = UnitsHere()
+    monkeypatch.setattr(tokens_stage, "run_units", here)
+    return here.ran
+
+
+def write_texts(folder, names):
+    folder.mkdir(exist_ok=True)
+    for length, name in enumerate(names):
+        lines = (f"{name} {number} says {number * length}\n" for number in range(500))
+        (folder / f"{name}.txt").write_text("".join(lines))
+
+
+@pytest.fixture
+def texts(tmp_path):
+    write_texts(tmp_path / "texts", "abcdef")
+    return tmp_path / "texts"
+
+
+def tokenize(root, texts, **options):
+    common = {"root": str(root), "name": "a"}
+    corpus_stage.run(CorpusConfig(**common, paths=(str(texts),), heldout_fraction=0.3), NO_CLUSTER)
+    if not ArtifactStore(root).newest("tokenizers", "a"):
+        tokenizer_stage.run(TokenizerConfig(**common, corpus="a", vocab_size=300), NO_CLUSTER)
+    return tokens_stage.run(TokensConfig(**common, corpus="a", tokenizer="a", **options), NO_CLUSTER)
+
+
+def test_only_new_text_is_tokenized(units, texts, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(tokens_stage.console, "print", lambda text, **_: said.append(text))
+    first = tokenize(tmp_path / "root", texts)
+    of_first = units.copy()
+    units.clear()
+    write_texts(texts, "xyz")
+    both = tokenize(tmp_path / "root", texts)
+    assert len(of_first) > 3
+    assert len(units) >= 3
+    assert not set(units) & set(of_first)
+    assert f"a: {len(of_first)} of {len(of_first) + len(units)} units are those of {first.ref}" in said
+    assert list(verify(both)) == []
+
+    of_more = units.copy()
+    (tmp_path / "root" / first.ref / "manifest.json").unlink()
+    (tmp_path / "root" / both.ref / "manifest.json").unlink()
+    (tmp_path / "root" / "tokens/a").rename(tmp_path / "elsewhere")
+    units.clear()
+    alone = tokenize(tmp_path / "root", texts)
+    assert set(units) == {*of_first, *of_more}
+    assert alone.manifest == both.manifest, "as if there had been nothing to take over"
+
+
+def test_with_force_or_another_tokenizer_all_is_made_anew(units, texts, tmp_path):
+    root = tmp_path / "root"
+    first = tokenize(root, texts)
+    of_first = units.copy()
+    units.clear()
+    assert tokenize(root, texts, force=True).manifest == first.manifest
+    assert units == of_first
+    units.clear()
+    other = TokenizerConfig(root=str(root), name="a", corpus="a", vocab_size=310)
+    tokenizer_stage.run(other, NO_CLUSTER)
+    tokenize(root, texts)
+    assert len(units) == len(of_first)
+    assert not set(units) & set(of_first)
+
+
+def test_a_damaged_predecessor_is_left_alone(units, texts, tmp_path):
+    root = tmp_path / "root"
+    first = tokenize(root, texts)
+    of_first = units.copy()
+    units.clear()
+    (root / first.ref / "shards.json").write_bytes(b"{}")
+    write_texts(texts, "xyz")
+    both = tokenize(root, texts)
+    assert set(units) > set(of_first)
+    assert list(verify(both)) == []
