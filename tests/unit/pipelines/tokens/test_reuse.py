@@ -63,6 +63,13 @@ def test_only_new_text_is_tokenized(units, texts, tmp_path, monkeypatch):
     assert f"a: {len(of_first)} of {len(of_first) + len(units)} units are those of {first.ref}" in said
     assert list(verify(both)) == []
 
+    shard = tmp_path / "root" / both.ref / next(name for name in both.files if name.endswith(".tok"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 4
+    shard.write_bytes(content)
+    [problem] = verify(both)
+    assert str(shard) in problem, "one flipped bit is found, and its shard named"
+
     of_more = units.copy()
     (tmp_path / "root" / first.ref / "manifest.json").unlink()
     (tmp_path / "root" / both.ref / "manifest.json").unlink()
