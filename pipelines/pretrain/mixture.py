@@ -60,6 +60,8 @@ def parse_tokens(text: str) -> TokensChoice:
         if begins[-1] <= begins[-2]:
             raise ValueError(f"tokens: {part!r} begins no later than what stands before it")
     names = tuple(dict.fromkeys(name for share in shares for name in share))
+    if len(names) == 1:
+        return TokensChoice(names)
     return TokensChoice(names, tuple(zip(begins, (_integers(share, names) for share in shares), strict=True)))
 
 

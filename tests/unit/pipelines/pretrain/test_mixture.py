@@ -12,6 +12,7 @@ from pipelines.run.signatures import reads
 
 
 def test_one_name_is_no_mixture():
+    assert parse_tokens("web=7; 2e9: web=3") == parse_tokens("web")
     for text in ("web", "web/1a2b3c", "tokens/web"):
         choice = parse_tokens(text)
         assert (choice.names, choice.stages, choice.what()) == ((text,), (), {})
@@ -34,7 +35,7 @@ def test_names_are_no_part_of_what_a_mixture_is():
     assert reads("pretrain", first) == {"tokens": "tokens/web", "tokens-2": "tokens/code"}
 
 
-@given(st.lists(st.decimals(min_value="0.001", max_value=50, places=3), min_size=1, max_size=5))
+@given(st.lists(st.decimals(min_value="0.001", max_value=50, places=3), min_size=2, max_size=5))
 def test_weights_are_whole_numbers_in_the_same_proportion(weights):
     text = ",".join(f"s{number}={weight}" for number, weight in enumerate(weights))
     [(_, whole)] = parse_tokens(text).stages
