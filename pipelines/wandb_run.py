@@ -40,7 +40,7 @@ class WandbRun:
         if self._mode == "disabled":
             return
         if self._run is None:
-            self._run = self._open_somehow()
+            self._run = self._open_or_stay_offline()
             if self._run.resumed:
                 self._logged_step = int(self._run.summary.get("step", 0)) + 1
         if metrics["step"] < self._logged_step:
@@ -52,7 +52,7 @@ class WandbRun:
         self._logged_fields |= metrics.keys()
         self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
 
-    def _open_somehow(self) -> Any:
+    def _open_or_stay_offline(self) -> Any:
         """A training does not end because wandb's server cannot be had: the run is then kept here."""
         import wandb
 

@@ -80,14 +80,17 @@ class LocalStorage:
             partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
             partial.unlink(missing_ok=True)
             try:
-                os.link(source, partial)
-            except FileNotFoundError:
-                raise
-            except OSError:
-                shutil.copyfile(source, partial)
-                sync(partial)
-            os.replace(partial, target)
-            sync(target.parent)
+                try:
+                    os.link(source, partial)
+                except FileNotFoundError:
+                    raise
+                except OSError:
+                    shutil.copyfile(source, partial)
+                    sync(partial)
+                os.replace(partial, target)
+                sync(target.parent)
+            finally:  # also where both were names of one file already, and nothing was replaced
+                partial.unlink(missing_ok=True)
 
     def open(self, key: str) -> pa.NativeFile:
         return pa.memory_map(str(self.local(key)))

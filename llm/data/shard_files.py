@@ -7,14 +7,13 @@ however large the shards are.
 """
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 _MOST_MAPS = 4096  # Linux gives a process some 65,000
-_REQUESTS_AT_ONCE = 32
 _MOST_EXPECTED = 1 << 16
 
 Place = tuple[str, int, int]
@@ -62,10 +61,12 @@ class MappedFiles:
 class RangedFiles:
     """Objects of which ranges of bytes are asked for, many at once."""
 
-    def __init__(self, read_range: Callable[[str, int, int], bytes], dtype: np.dtype):
-        """read_range(file, first byte, count) gives all of so many bytes, or raises; many threads call it."""
-        self._read_range, self._dtype = read_range, dtype
-        self._requests = ThreadPoolExecutor(_REQUESTS_AT_ONCE, thread_name_prefix="ranges")
+    def __init__(self, read_range: Callable[[str, int, int], bytes], dtype: np.dtype, requests: Executor):
+        """read_range(file, first byte, count) gives all of so many bytes, or raises.
+
+        requests: the threads that call it, as many as there are to be under way at once.
+        """
+        self._read_range, self._dtype, self._requests = read_range, dtype, requests
         self._expected: dict[Place, Future[np.ndarray]] = {}
 
     def read(self, place: Place, file_tokens: int) -> np.ndarray:

@@ -25,7 +25,7 @@ from llm.models.documents import seeing_themselves
 IGNORE = -100
 _ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
 _PART_TOKENS = 1 << 20
-_COUNTED_TOKENS = 1 << 28
+_COUNTED_PARTS = 256
 
 
 @dataclass(frozen=True)
@@ -95,24 +95,25 @@ def unigram_bits_per_byte(train: TokenShards, heldout: TokenShards, vocab_size: 
         p(token) = (count + 1) / (tokens + vocab_size)
 
     What a model must beat by far to have learned more than which tokens are frequent. Of a large training
-    split some parts are counted, evenly spaced, `_COUNTED_TOKENS` in all.
+    split 256 parts of a million tokens are counted, evenly spaced.
     """
-    seen, met = _counts(train, vocab_size, _COUNTED_TOKENS), _counts(heldout, vocab_size, heldout.tokens)
+    seen, met = _counts(train, vocab_size, _COUNTED_PARTS), _counts(heldout, vocab_size)
     bits = -np.log2((seen + 1) / (seen.sum() + vocab_size))
     return float((met * bits).sum() / heldout.bytes)
 
 
-def _counts(shards: TokenShards, vocab_size: int, limit: int) -> np.ndarray:
-    """(vocab_size,) int64: how often each id occurs, in parts of about `limit` tokens in all."""
-    parts = [
-        (shard, start, min(_PART_TOKENS, tokens - start))
-        for shard, tokens in enumerate(shards.shard_tokens.tolist())
-        for start in range(0, tokens, _PART_TOKENS)
-    ]
-    counted = min(len(parts), max(1, limit * len(parts) // max(1, shards.tokens)))
+def _counts(shards: TokenShards, vocab_size: int, most_parts: int | None = None) -> np.ndarray:
+    """(vocab_size,) int64: how often each id occurs, in all parts of the shards or in so many of them."""
+    first_part = np.concatenate([[0], np.cumsum(-(-shards.shard_tokens // _PART_TOKENS))])
+    parts = int(first_part[-1])
+    counted = parts if most_parts is None else min(parts, most_parts)
     counts = np.zeros(vocab_size, dtype=np.int64)
     for index in range(counted):
-        counts += np.bincount(shards.read(*parts[index * len(parts) // counted]), minlength=vocab_size)
+        part = index * parts // counted
+        shard = int(np.searchsorted(first_part, part, side="right")) - 1
+        start = (part - int(first_part[shard])) * _PART_TOKENS
+        length = min(_PART_TOKENS, int(shards.shard_tokens[shard]) - start)
+        counts += np.bincount(shards.read(shard, start, length), minlength=vocab_size)
     return counts
 
 

@@ -64,7 +64,7 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
 
     # torch and Ray take seconds to import, and there was nothing to do until here.
     from pipelines.evaluate.answers import Answer, answers_of
-    from pipelines.evaluate.heldout_text import heldout_bits_per_byte
+    from pipelines.evaluate.heldout_text import heldout_bits_per_byte, learned_documents_alone
     from pipelines.evaluate.results import side_by_side, summarise
 
     roles = [role for role in ("model", "baseline") if role in inputs]
@@ -93,6 +93,7 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
                     inputs["tokens"],
                     config.windows,
                     config.threads or max(1, int(cpus)),
+                    learned_documents_alone(ArtifactStore(config.root), inputs[role]),
                     cpus=cpus,
                     what=f"{config.name}: bits per byte of {inputs[role].ref}",
                     less_memory="run on a node with more memory",

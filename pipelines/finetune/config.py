@@ -1,5 +1,7 @@
 """Configuration of supervised fine-tuning."""
 
+from typing import Any
+
 from pydantic import Field
 
 from pipelines.stage_config import How
@@ -24,3 +26,10 @@ class FinetuneConfig(TrainingConfig):
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=20)
     evaluate_conversations: How[int] = Field(default=128, gt=0)
     """Held-out conversations scored at each evaluation during training; at the end all are."""
+
+    def what(self) -> dict[str, Any]:
+        """Without `packing` where it is off: models that were made before it could be on keep their names."""
+        what = super().what()
+        if not self.packing:
+            del what["packing"]
+        return what

@@ -73,7 +73,10 @@ class PretrainConfig(TrainingConfig):
         """With the model's shape in full, in place of a name that may mean another shape one day."""
         shape = self.model.shape(vocab_size=1).model_dump(mode="json")
         del shape["vocab_size"]  # the tokenizer's
-        return super().what() | {"model": shape} | self.sources.what()
+        what = super().what() | {"model": shape} | self.sources.what()
+        if not self.document_mask:
+            del what["document_mask"]  # models that were made before it could be chosen keep their versions
+        return what
 
     @property
     def sources(self) -> TokensChoice:

@@ -8,6 +8,7 @@ web=7,code=3; 2e9: web=5,code=3,math=2       … and after two billion tokens, o
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from llm.data.mixture import Mixture
 
 _SUFFIXES = {"K": 3, "M": 6, "B": 9, "T": 12}
-_NUMBER = re.compile(r"(?P<digits>[0-9][0-9_]*\.?[0-9]*(e[0-9]+)?)(?P<suffix>[KMBT]?)", re.IGNORECASE)
+_NUMBER = re.compile(r"(?P<digits>[0-9][0-9_]*\.?[0-9]*(e[0-9]{1,2})?)(?P<suffix>[KMBT]?)", re.IGNORECASE)
+_MOST_TOKENS = 10**18
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,14 @@ class TokensChoice:
         """
         from llm.data.mixture import Mixture  # numpy with it, which --help does without
 
-        return Mixture([(-(-after // seq_len), weights) for after, weights in self.stages])
+        samples = [-(-after // seq_len) for after, _ in self.stages]
+        for before, after in pairwise(range(len(samples))):
+            if samples[before] == samples[after]:
+                raise ValueError(
+                    f"the stages after {self.stages[before][0]} and {self.stages[after][0]} tokens begin "
+                    f"with the same sequence of {seq_len}; leave more between them"
+                )
+        return Mixture([(first, weights) for first, (_, weights) in zip(samples, self.stages, strict=True)])
 
 
 def parse_tokens(text: str) -> TokensChoice:
@@ -94,6 +103,6 @@ def _whole_number(text: str) -> int:
     match = _NUMBER.fullmatch(text)
     if match is not None:
         number = Decimal(match["digits"]).scaleb(_SUFFIXES.get(match["suffix"].upper(), 0))
-        if number == int(number):
+        if number == int(number) and number <= _MOST_TOKENS:
             return int(number)
     raise ValueError(f"tokens: {text!r} is no number of tokens; write 2e9, 2B or 2000000000")

@@ -10,8 +10,9 @@ from pipelines.begin import begin
 from pipelines.model_folder import prepare_model_folder
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.extend import finished_run
-from pipelines.pretrain.token_source import order_of, ranged_shards
+from pipelines.pretrain.token_source import order_of
 from pipelines.progress import console
+from pipelines.token_shards import ranged_shards
 
 LOGIC_VERSION = 1
 _REPEATED = 4
@@ -35,16 +36,17 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
 def _check_sources(config: PretrainConfig, sources: list[Artifact]) -> None:
     first = sources[0]
     for number, tokens in enumerate(sources):
-        longest = max(ranged_shards(tokens, "train").shard_tokens, default=0)
+        shards = ranged_shards(tokens, "train")
+        longest = max(shards.shard_tokens, default=0)
         if longest < config.seq_len:
             raise UserError(
                 f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training "
                 "tokens; shorten the sequences or tokenize more text"
             )
-        made_by, expected = (each.manifest["inputs"]["tokenizer"] for each in (tokens, first))
-        if made_by["fingerprint"] != expected["fingerprint"]:
+        if shards.tokenizer != ranged_shards(first, "train").tokenizer:
+            made_by, expected = (each.manifest["inputs"]["tokenizer"]["ref"] for each in (tokens, first))
             raise UserError(
-                f"--tokens: {tokens.ref} was made with {made_by['ref']}, {first.ref} with {expected['ref']}; "
+                f"--tokens: {tokens.ref} was made with {made_by}, {first.ref} with {expected}, which differ; "
                 "tokenize all with one tokenizer"
             )
         for before in sources[:number]:
@@ -64,7 +66,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         return draft
     tokens = inputs["tokens"]
     sources = {name: ranged_shards(inputs[role], "train") for role, name in config.sources.roles.items()}
-    for line in epochs_of(config, sources):
+    for line in reading_plan(config, sources):
         console.print(line, markup=False)
     model = config.model.shape(sources[config.sources.names[0]].vocab_size)
     tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
@@ -87,7 +89,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     return draft.commit(counts)
 
 
-def epochs_of(config: PretrainConfig, sources: dict[str, TokenShards]) -> list[str]:
+def reading_plan(config: PretrainConfig, sources: dict[str, TokenShards]) -> list[str]:
     """How often the run goes through each source of a mixture, and through any that it repeats much."""
     order = order_of(config, list(sources.values()))
     epochs = dict(zip(sources, order.epochs(config.steps * config.global_batch), strict=True))

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch.distributed as dist
+
 from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.tokenizer.load import load_tokenizer
@@ -95,8 +97,10 @@ def heldout_measures(source: TokenSource, score: Callable[[TokenShards], float])
     joined = TokenShards.join(list(source.heldout.values()))
     bits = math.fsum(by_name[name] * heldout.bytes for name, heldout in source.heldout.items())
     shards = source.loader.shards
+    first = dist.get_rank() == 0  # whose measures count, and the others need not read so much for nothing
+    unigram = unigram_bits_per_byte(shards, joined, shards.vocab_size) if first else math.nan
     return {
         "heldout_bits_per_byte": bits / joined.bytes,
         **({"heldout_bits_per_byte_of": by_name} if len(by_name) > 1 else {}),
-        "unigram_heldout_bits_per_byte": unigram_bits_per_byte(shards, joined, shards.vocab_size),
+        "unigram_heldout_bits_per_byte": unigram,
     }

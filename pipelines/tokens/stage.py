@@ -6,7 +6,7 @@ from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
-from cluster.errors import UserError
+from cluster.errors import StorageError, UserError
 from llm.data.shards import SHARDS_FILE, Shard, shards_json, token_dtype
 from llm.tokenizer.documents import DocumentEncoder
 from llm.tokenizer.load import MODEL_FILE, load_tokenizer
@@ -15,7 +15,7 @@ from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import console
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
-from pipelines.tokens.reuse import encoding_units, take_over
+from pipelines.tokens.reuse import encoding_units, shards_by_unit, take_over
 from pipelines.units import Unit, run_units
 
 LOGIC_VERSION = 3
@@ -69,14 +69,20 @@ def _reuse(config: TokensConfig, draft: Draft, units: list[Unit]) -> None:
     """Take over what the newest version of the name has, unless all is to be made again."""
     store = ArtifactStore(config.root)
     version = None if config.force else store.newest("tokens", config.name)
-    if version is not None:
-        try:
-            earlier = store.resolve("tokens", f"{config.name}/{version}")
-            taken = take_over(draft, units, earlier)
-        except (UserError, ValueError):
-            return  # it is damaged, or of an old form: all is encoded
-        if taken:
-            console.print(f"{config.name}: {taken} of {len(units)} units are those of {earlier.ref}")
+    if version is None:
+        return
+    try:
+        earlier = store.resolve("tokens", f"{config.name}/{version}")
+        known = shards_by_unit(earlier)
+    except StorageError:
+        raise
+    except (UserError, ValueError):
+        return  # it is gone, damaged or of an old form: all is encoded
+    taken, damaged = take_over(draft, units, earlier, known)
+    if taken:
+        console.print(f"{config.name}: {taken} of {len(units)} units are those of {earlier.ref}")
+    if damaged:
+        console.print(f"{config.name}: {damaged} units of {earlier.ref} are damaged there and encoded anew")
 
 
 def _count(vocab_size: int, splits: dict[str, list[Shard]]) -> dict[str, Any]:

@@ -56,16 +56,16 @@ def make_tokenizer(store: ArtifactStore) -> Artifact:
     return draft.commit({"vocab_size": VOCAB})
 
 
-def make_tokens(store: ArtifactStore, tokenizer: Artifact) -> Artifact:
-    """tokens/small: a train and a held-out split."""
-    draft = _begin(store, "tokens", {"tokenizer": tokenizer})
+def make_tokens(store: ArtifactStore, tokenizer: Artifact, name: str = "small", seed: int = 1) -> Artifact:
+    """tokens/NAME: a train and a held-out split."""
+    draft = _begin(store, "tokens", {"tokenizer": tokenizer}, name, {} if seed == 1 else {"seed": seed})
     encoder, splits = load_tokenizer(tokenizer.fetch()), {}
-    for split, count, seed in (("train", 300, 1), ("heldout", 20, 2)):
+    for split, count, of_split in (("train", 300, seed), ("heldout", 20, seed + 1)):
         with (
             draft.writing() as writing,
             ShardWriter(writing.path, split, "00000", encoder.vocab_size, encoder.eos_id) as writer,
         ):
-            for text in documents(count, seed):
+            for text in documents(count, of_split):
                 writer.add(np.array(encoder.encode(text)), len(text.encode()))
         splits[split] = writer.shards
     content = shards_json(encoder.vocab_size, tokenizer.fingerprint, encoder.eos_id, splits)
@@ -95,8 +95,14 @@ def make_conversations(store: ArtifactStore) -> Artifact:
     return draft.commit({"format": "conversations", "conversations": len(rows)})
 
 
-def _begin(store: ArtifactStore, kind: str, inputs: dict[str, Artifact]) -> Draft:
-    draft = store.begin(kind=kind, name="small", stage="made", logic_version=1, what={}, inputs=inputs)
+def _begin(
+    store: ArtifactStore,
+    kind: str,
+    inputs: dict[str, Artifact],
+    name: str = "small",
+    what: dict[str, int] | None = None,
+) -> Draft:
+    draft = store.begin(kind=kind, name=name, stage="made", logic_version=1, what=what or {}, inputs=inputs)
     assert isinstance(draft, Draft)
     return draft
 

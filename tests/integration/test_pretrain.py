@@ -20,8 +20,9 @@ from llm.models.load import load_model
 from llm.training.metrics_log import read_records
 from pipelines.pretrain import stage
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.token_shards import ranged_shards
 from pipelines.wandb_run import WandbRun
-from tests.integration.small_artifacts import small_store
+from tests.integration.small_artifacts import make_tokens, small_store
 
 CLUSTER = Cluster()
 FIELDS = {
@@ -112,6 +113,25 @@ def test_killed_driver_changes_nothing(undisturbed, tmp_path):
         driver.wait()
     assert not list(tmp_path.glob("models/base/*/manifest.json"))
     assert_same_bits(stage.run(config, CLUSTER), undisturbed)
+
+
+def test_a_mixture_whose_documents_are_kept_apart_on_two_workers(local_ray, tmp_path):
+    store = small_store(tmp_path)
+    make_tokens(store, store.resolve("tokenizers", "small"), name="other", seed=5)
+    mixed = {"tokens": "small=3,other=1; 4096: other=1", "document_mask": True, "steps": 40, "workers": 2}
+    artifact = stage.run(PretrainConfig(root=str(tmp_path), **FIELDS | mixed), CLUSTER)
+    counts = artifact.counts
+    assert artifact.manifest["inputs"].keys() == {"tokens", "tokens-2"}
+    samples = {
+        name: sum(count // 32 for count in ranged_shards(store.resolve("tokens", name), "train").shard_tokens)
+        for name in ("small", "other")
+    }
+    taken = {"small": 96, "other": 32 + 40 * 8 - 128}
+    assert counts["epochs"] == {name: round(taken[name] / samples[name], 4) for name in samples}
+    by_name = counts["heldout_bits_per_byte_of"]
+    assert by_name.keys() == {"small", "other"}
+    assert min(by_name.values()) < counts["heldout_bits_per_byte"] < max(by_name.values())
+    assert counts["heldout_bits_per_byte"] < counts["unigram_heldout_bits_per_byte"] * 1.5
 
 
 def test_finished_run_is_not_run_again(undisturbed, monkeypatch):

@@ -1,6 +1,7 @@
 """One interface, two places: everything here holds on a disk and on a real S3 server."""
 
 import copy
+import os
 import pickle
 import random
 import threading
@@ -53,6 +54,8 @@ def test_objects_come_back(storage: Storage, tmp_path: Path) -> None:
         storage.copy("a/c/large", "b/d/second")
     assert storage.read("b/d/second") == storage.read("a/c/large")
     assert storage.files("b") == {"b/d/second": 256_000}
+    if (folder := storage.local("b/d")) is not None:
+        assert os.listdir(folder) == ["second"]
     with pytest.raises(FileNotFoundError):
         storage.copy("a/none", "b/none")
     assert storage.folders("a") == ["c"]

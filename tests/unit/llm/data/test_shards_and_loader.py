@@ -1,6 +1,8 @@
 """Shards read back what was written; a batch is what the order names; another stream is refused."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm.data import shard_files
 from llm.data.loader import TokenLoader
 from llm.data.mixed_order import MixedOrder
 from llm.data.mixture import Mixture
@@ -150,39 +153,69 @@ class Objects:
     """Stands for object storage: ranges of the files below a folder."""
 
     def __init__(self, root):
-        self.root, self.asked = root, []
+        self.root, self.asked, self.came = root, [], threading.Event()
+        self.wanted = 0
 
     def read_range(self, file, first, count):
-        self.asked.append((file, first, count))
         with open(self.root / file, "rb") as stream:
             stream.seek(first)
-            return stream.read(count)
+            content = stream.read(count)
+        self.asked.append((file, first, count))
+        if len(self.asked) == self.wanted:
+            self.came.set()
+        return content
+
+    def wait_for(self, requests):
+        self.wanted = requests
+        if len(self.asked) < requests:
+            assert self.came.wait(30)
+        self.came.clear()
 
 
-def over_a_network(root):
-    objects = Objects(root)
-    content = json.loads((root / SHARDS_FILE).read_bytes())
-    files = RangedFiles(objects.read_range, token_dtype(content["vocab_size"]))
-    return TokenShards(content, "train", files), objects
+@pytest.fixture
+def requests():
+    with ThreadPoolExecutor(4) as threads:
+        yield threads
 
 
-def test_over_a_network_each_sample_is_asked_for_once_and_ahead(shards, tmp_path):
-    remote, objects = over_a_network(tmp_path)
-    here, there = loader(shards), loader(remote)
+def test_over_a_network_each_sample_is_asked_for_once_and_ahead(shards, tmp_path, requests):
+    objects = Objects(tmp_path)
+    content = json.loads((tmp_path / SHARDS_FILE).read_bytes())
+    files = RangedFiles(objects.read_range, token_dtype(content["vocab_size"]), requests)
+    here, there = loader(shards), loader(TokenShards(content, "train", files))
     assert np.array_equal(there.batch(0, 4), here.batch(0, 4))
-    there.expect(4, 6)
-    there.expect(4, 6)
+    for _ in range(2):
+        there.expect(4, 6)
+    objects.wait_for(10)
     assert np.array_equal(there.batch(4, 6), here.batch(4, 6))
-    assert len(objects.asked) == len(set(objects.asked)) == 10
+    assert len(objects.asked) == len(set(objects.asked)) == 10, "none is asked for again"
     assert {count for _, _, count in objects.asked} == {8 * 2}, "no more than the samples themselves"
 
+
+def test_what_nobody_comes_for_is_forgotten(monkeypatch, requests):
+    monkeypatch.setattr(shard_files, "_MOST_EXPECTED", 5)
+    asked = []
+
+    def read_range(file, first, count):
+        asked.append(first)
+        return bytes(count)
+
+    files = RangedFiles(read_range, np.dtype("<u2"), requests)
+    for first in range(20):
+        files.expect([("a", first, 1)])
+    for first in range(20):
+        assert files.read(("a", first, 1), 20).tolist() == [0]
+    assert len(asked) <= 20 + 15, "the five that were expected last are not asked for again"
+
+
+def test_an_error_of_the_network_comes_where_the_sample_is_read(requests):
     def refuses(*_):
         raise OSError("gone")
 
-    objects_gone = RangedFiles(refuses, shards.dtype)
-    objects_gone.expect([("a", 0, 8)])
+    files = RangedFiles(refuses, np.dtype("<u2"), requests)
+    files.expect([("a", 0, 8)])
     with pytest.raises(OSError, match="gone"):
-        objects_gone.read(("a", 0, 8), 8)
+        files.read(("a", 0, 8), 8)
 
 
 @pytest.fixture

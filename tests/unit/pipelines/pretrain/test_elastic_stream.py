@@ -21,6 +21,7 @@ from llm.training.metrics_log import read_records
 from llm.training.parallel import data_mesh, shard
 from pipelines.pretrain.batches import GlobalBatches
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.training_worker import my_share
 from tests.unit.ranks import in_turn
 
 VOCAB, SEQ_LEN, STEPS, GLOBAL_BATCH = 300, 8, 24, 10
@@ -70,12 +71,19 @@ def run_until(folder, run_folder, stop):
     model.to_empty(device="cpu")
     model.init_weights(seed=3)
     loader = open_loader(folder)
+    expected = set()
+    loader.expect = lambda start, count: expected.update(range(start, start + count))
     batches = GlobalBatches(loader, CONFIG, torch.device("cpu"))
     seen = {}
 
     def micro_batches(step):
         if step == stop:
             raise Stopped
+        if seen:
+            first, count, _ = my_share(GLOBAL_BATCH)
+            start = step * GLOBAL_BATCH + first
+            assert expected == set(range(start, start + count)), "what was sent for is what is read"
+            expected.clear()
         parts = batches.micro_batches(step)
         seen[step] = torch.cat([tokens[(targets != IGNORE).any(1)] for tokens, targets in parts]).numpy()
         return parts

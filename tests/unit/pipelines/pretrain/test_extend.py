@@ -70,14 +70,8 @@ def test_a_setting_that_cannot_differ_is_named_with_both_values(changes, words, 
 def test_every_setting_but_steps_and_optimizer_is_compared(store, tokens, base):
     """Also one that is added to the configuration later."""
     what = config().what()
-    assert set(what) - {"steps", "optimizer"} == {
-        "model",
-        "seq_len",
-        "document_mask",
-        "global_batch",
-        "seed",
-        "precision",
-    }
+    assert set(what) - {"steps", "optimizer"} == {"model", "seq_len", "global_batch", "seed", "precision"}
+    assert set(config(document_mask=True).what()) - set(config().what()) == {"document_mask"}
 
 
 def test_other_tokens_are_named(store, tokens, base):

@@ -10,8 +10,9 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.errors import StorageError, UserError
 from llm.data.shards import SHARDS_FILE, ShardWriter, shards_json
 from pipelines.pretrain.config import PretrainConfig
-from pipelines.pretrain.stage import epochs_of, resolve_inputs
-from pipelines.pretrain.token_source import open_source, ranged_shards
+from pipelines.pretrain.stage import reading_plan, resolve_inputs
+from pipelines.pretrain.token_source import open_source
+from pipelines.token_shards import ranged_shards
 
 VOCAB = 300
 
@@ -22,12 +23,15 @@ def store(tmp_path):
 
 
 def tokenizer(store, name="t"):
-    return store.begin(
+    draft = store.begin(
         kind="tokenizers", name=name, stage="made", logic_version=1, what={"n": name}, inputs={}
-    ).commit({})
+    )
+    draft.write("tokenizer.model", name.encode())
+    return draft.commit({})
 
 
 def tokens(store, name, count, made_with) -> Artifact:
+    model = made_with.read("tokenizer.model").decode()
     draft = store.begin(
         kind="tokens",
         name=name,
@@ -42,7 +46,7 @@ def tokens(store, name, count, made_with) -> Artifact:
             if some:
                 writer.add(np.arange(some - 1) % 290 + 4, some)
         splits[split] = writer.shards
-    draft.write(SHARDS_FILE, shards_json(VOCAB, made_with.fingerprint, 3, splits))
+    draft.write(SHARDS_FILE, shards_json(VOCAB, model, 3, splits))
     return draft.commit({})
 
 
@@ -82,6 +86,10 @@ def test_shards_read_by_ranges_are_the_same(three):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(StorageError, match="it ends too early; `manta verify`"):
         far.read(0, 45, 20)
+    file.rename(file.with_suffix(".away"))
+    with pytest.raises(StorageError, match="it is missing; `manta verify`"):
+        far.read(0, 0, 20)
+    file.with_suffix(".away").rename(file)
     with pytest.raises(UserError, match=r"tokens/web/.* has 100 bytes, shards\.json says 400"):
         open_source(config(three, tokens="web"), inputs)
 
@@ -108,7 +116,9 @@ def test_it_says_how_often_each_source_is_read(three):
         asked = config(three, name="m", **changes)
         inputs = resolve_inputs(asked, three)
         roles = asked.sources.roles
-        return epochs_of(asked, {name: ranged_shards(inputs[role], "train") for role, name in roles.items()})
+        return reading_plan(
+            asked, {name: ranged_shards(inputs[role], "train") for role, name in roles.items()}
+        )
 
     assert lines(tokens="web", steps=25) == [], "four times: as good as new text"
     assert lines(tokens="web", steps=30)[0] == "m: web is read 4.80 times"

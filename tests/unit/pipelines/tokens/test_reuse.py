@@ -1,9 +1,13 @@
 """When text is added to a corpus, only the new text is tokenized, with the result of doing all of it."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from cluster.artifacts.local_storage import LocalStorage
 from cluster.artifacts.manifest import verify
 from cluster.artifacts.store import ArtifactStore
+from llm.tokenizer.load import MODEL_FILE
 from pipelines import corpus_pieces
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
@@ -11,6 +15,7 @@ from pipelines.tokenizer import stage as tokenizer_stage
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
+from pipelines.tokens.reuse import encoding_units
 from tests.unit.pipelines.units_here import NO_CLUSTER, UnitsHere
 
 
@@ -63,13 +68,6 @@ def test_only_new_text_is_tokenized(units, texts, tmp_path, monkeypatch):
     assert f"a: {len(of_first)} of {len(of_first) + len(units)} units are those of {first.ref}" in said
     assert list(verify(both)) == []
 
-    shard = tmp_path / "root" / both.ref / next(name for name in both.files if name.endswith(".tok"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 4
-    shard.write_bytes(content)
-    [problem] = verify(both)
-    assert str(shard) in problem, "one flipped bit is found, and its shard named"
-
     of_more = units.copy()
     (tmp_path / "root" / first.ref / "manifest.json").unlink()
     (tmp_path / "root" / both.ref / "manifest.json").unlink()
@@ -93,6 +91,67 @@ def test_with_force_or_another_tokenizer_all_is_made_anew(units, texts, tmp_path
     tokenize(root, texts)
     assert len(units) == len(of_first)
     assert not set(units) & set(of_first)
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.unlink()
+    file.write_bytes(content)
+
+
+def shorten(file):
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:-2])
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, shorten, lambda file: file.unlink()])
+def test_a_shard_that_is_damaged_is_not_taken_over(units, texts, tmp_path, damage):
+    first = tokenize(tmp_path / "root", texts)
+    of_first = units.copy()
+    units.clear()
+    shard = next(name for name in first.files if name.endswith(".tok"))
+    damage(tmp_path / "root" / first.ref / shard)
+    [problem] = verify(first)
+    assert shard in problem, "one flipped bit is found, and its shard named"
+    write_texts(texts, "xyz")
+    both = tokenize(tmp_path / "root", texts)
+    [anew] = set(units) & set(of_first)
+    assert shard.partition("part-")[2].startswith(anew.removeprefix("encode-"))
+    assert list(verify(both)) == []
+
+
+def test_a_run_that_ended_while_it_took_over_goes_on(units, texts, tmp_path, monkeypatch):
+    tokenize(tmp_path / "root", texts)
+    of_first = units.copy()
+    write_texts(texts, "xyz")
+    units.clear()
+    copies = []
+
+    def dies(self, key, new_key, copy=LocalStorage.copy):
+        copies.append(key)
+        if len(copies) == 3:
+            raise OSError("the machine goes down")
+        copy(self, key, new_key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "copy", dies)
+        with pytest.raises(OSError, match="goes down"):
+            tokenize(tmp_path / "root", texts)
+    for lease in (tmp_path / "root" / "tokens/a").rglob(".leases/*.json"):
+        lease.unlink()
+    both = tokenize(tmp_path / "root", texts)
+    assert not set(of_first) & set(units)
+    assert list(verify(both)) == []
+    assert [path.name for path in (tmp_path / "root" / both.ref).rglob(".*.partial")] == []
+
+
+def test_pieces_of_equal_content_are_units_of_their_own():
+    artifact = SimpleNamespace(files={name: {"sha256": "5e" * 32} for name in ("a", "b", MODEL_FILE)})
+    pieces = [corpus_pieces.CorpusPiece(file, 0, 1, 10) for file in ("a", "b")]
+    first, second = encoding_units(artifact, pieces, artifact, 1)
+    assert second.id == f"{first.id}.2"
 
 
 def test_a_damaged_predecessor_is_left_alone(units, texts, tmp_path):
