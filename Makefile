@@ -44,6 +44,7 @@ bench: install ## Measure against the peers; prints one JSON line per benchmark
 	$(BIN)/pip install --quiet -e '.[bench]'
 	$(BIN)/python -m tests.benchmarks.tokenize
 	$(BIN)/python -m tests.benchmarks.tokenize --model-type unigram
+	$(BIN)/python -m tests.benchmarks.tokens_stage
 	$(BIN)/python -m tests.benchmarks.loader
 	$(BIN)/python -m tests.benchmarks.train
 

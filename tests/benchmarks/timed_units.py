@@ -1,0 +1,68 @@
+"""`manta COMMAND`, and what each unit of work took: a line of JSON a unit, written by the actor that did it.
+
+python -m tests.benchmarks.timed_units FILE COMMAND [OPTIONS]
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pipelines.units
+from pipelines.cli import leave, run
+from pipelines.unit_actor import Status, UnitActor
+
+
+@dataclass(frozen=True)
+class UnitTime:
+    """One attempt at a unit, from before it was written down until it was committed."""
+
+    unit: str
+    actor: int
+    """Id of its process."""
+    began: float
+    """By `time.time`, like `ended`: actors are compared with each other."""
+    ended: float
+    cpu_seconds: float
+    """Of all threads of the actor."""
+    peak_bytes: int
+    """The most memory that the actor has held by then, mapped files included."""
+
+
+def manta(*arguments: str, times: Path) -> list[UnitTime]:
+    """Run a command in a process of its own; its units in the order in which they began."""
+    command = [sys.executable, "-m", "tests.benchmarks.timed_units", str(times), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"error: manta {arguments[0]} ended with {done.returncode}:\n{done.stdout}")
+    units = [UnitTime(**json.loads(line)) for line in times.read_text().splitlines()]
+    return sorted(units, key=lambda each: each.began)
+
+
+def timed(file: Path) -> type[UnitActor]:
+    """The unit runner's actor, which appends to `file`."""
+
+    class TimedActor(UnitActor):
+        def _run(self, id: str, payload: str, attempt: int) -> Status:
+            began, cpu = time.time(), time.process_time()
+            status = super()._run(id, payload, attempt)
+            cpu_seconds = time.process_time() - cpu
+            unit = UnitTime(id, os.getpid(), began, time.time(), cpu_seconds, _peak_bytes())
+            with open(file, "a") as stream:
+                stream.write(json.dumps(asdict(unit)) + "\n")
+            return status
+
+    return TimedActor
+
+
+def _peak_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    pipelines.units.UnitActor = timed(Path(sys.argv[1]).absolute())
+    leave(run(sys.argv[2:]))
