@@ -47,11 +47,12 @@ def corpus_pieces(corpus: Artifact) -> list[CorpusPiece]:
         for name, footer in footers.items()
         for group in range(footer.num_row_groups)
     ]
+    # Row groups are a little more than a quarter of it: four are to be one piece, not three and one.
     limit = unit_bytes(sum(size for _, _, size in groups))
     pieces: list[CorpusPiece] = []
     for name, group, size in groups:
         last = pieces[-1] if pieces else None
-        if last is not None and last.file == name and last.bytes + size <= limit:
+        if last is not None and last.file == name and last.bytes + size <= limit + limit // 8:
             pieces[-1] = CorpusPiece(name, last.first, group + 1, last.bytes + size)
         else:
             pieces.append(CorpusPiece(name, group, group + 1, size))

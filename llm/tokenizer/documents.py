@@ -13,9 +13,11 @@ from llm.tokenizer.load import Tokenizer
 if TYPE_CHECKING:
     from llm.tokenizer.encoder.encoder import Encoder
 
-_COMPILE_AFTER = 16_000_000
-"""Bytes that SentencePiece encodes in about the time that compiling takes."""
+_COMPILE_AFTER, _LOAD_AFTER = 16_000_000, 4_000_000
+"""Bytes that SentencePiece encodes in about the time that compiling takes, or loading the machine code."""
 _COMPARED = 1_000_000
+_MODULES = {proto.TrainerSpec.BPE: "bpe", proto.TrainerSpec.UNIGRAM: "unigram"}
+"""Where the loops are, in llm/tokenizer/encoder."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +34,16 @@ class DocumentEncoder:
         tokenizer: Tokenizer,
         dtype: np.dtype,
         compile_after: int = _COMPILE_AFTER,
+        load_after: int = _LOAD_AFTER,
         compared: int = _COMPARED,
     ):
-        """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone. compared: bytes
-        for which the loops must give its ids before they are trusted.
+        """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone; load_after: if
+        the loops were compiled on this machine before. compared: bytes for which they must give its ids
+        before they are trusted.
         """
         self._tokenizer, self._dtype = tokenizer, dtype
-        self._to_compile, self._to_compare = compile_after, compared
+        self._compile_after, self._load_after = compile_after, min(load_after, compile_after)
+        self._encoded, self._to_compare = 0, compared
         self._compiled: Encoder | None = None
         self.why_slow = why_unsupported(proto.ModelProto.FromString(tokenizer.model))
         """Why SentencePiece does all of it; None if it does not."""
@@ -52,7 +57,7 @@ class DocumentEncoder:
         if self._compiled is not None and self._to_compare <= 0:
             return self._compiled.encode(*utf8(texts), self._tokenizer.eos_id)
         ids, ends = self._with_sentencepiece(texts)
-        if self.why_slow is None and self._to_compile <= 0:
+        if self.why_slow is None and self._is_worth_it():
             try:
                 self._compare(texts, ids, ends)
             except Exception as error:  # of the compiler, or of machine code on a damaged disk
@@ -60,8 +65,17 @@ class DocumentEncoder:
             if self.why_slow is not None:
                 self._compiled = None
                 _log.warning("SentencePiece alone encodes, several times slower: %s", self.why_slow)
-        self._to_compile -= texts.nbytes
+        self._encoded += texts.nbytes
         return ids, ends
+
+    def _is_worth_it(self) -> bool:
+        """Whether so much has been encoded that the loops are likely to save what they cost at first."""
+        if self._compiled is None and self._load_after <= self._encoded < self._compile_after:
+            from llm.tokenizer.encoder.compiled import was_compiled
+
+            kind = proto.ModelProto.FromString(self._tokenizer.model).trainer_spec.model_type
+            self._load_after = 0 if was_compiled(_MODULES[kind]) else self._compile_after
+        return self._encoded >= self._load_after
 
     def _with_sentencepiece(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         eos = np.array([self._tokenizer.eos_id], dtype=self._dtype)

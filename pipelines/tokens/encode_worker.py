@@ -40,7 +40,7 @@ class EncodeWorker:
             }
             for batch in source.iter_batches(_BATCH_DOCUMENTS, row_groups=groups, columns=["text", "split"]):
                 for split, writer in writers.items():
-                    texts = batch.filter(pc.equal(batch["split"], split))["text"]
+                    texts = batch["text"].filter(pc.equal(batch["split"], split))
                     ids, ends = self._encoder.encode(texts)
                     writer.add_documents(ids, ends, pc.binary_length(texts).to_numpy())
         shards = {split: [asdict(shard) for shard in writer.shards] for split, writer in writers.items()}

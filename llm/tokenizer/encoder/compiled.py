@@ -46,6 +46,11 @@ def compiling_alone() -> Iterator[None]:
         yield
 
 
+def was_compiled(module: str) -> bool:
+    """Whether functions of a module of this package have machine code on this machine's disk."""
+    return _FOLDER is not None and next(_FOLDER.rglob(f"{module}.*.nbi"), None) is not None
+
+
 def _compiled(function: Function, **options: Any) -> Function:
     options |= {"nogil": True, "error_model": "numpy", "cache": _FOLDER is not None}
     before = numba.config.CACHE_DIR

@@ -18,7 +18,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from llm.tokenizer import documents
 from llm.tokenizer.documents import DocumentEncoder, utf8
-from llm.tokenizer.encoder import encoder
+from llm.tokenizer.encoder import compiled, encoder
 from llm.tokenizer.encoder.compiled import _machine_code_folder
 from llm.tokenizer.encoder.encoder import Encoder
 from llm.tokenizer.encoder.normalise import normalise, rules
@@ -170,6 +170,24 @@ def test_batches_are_the_same_before_and_after_compiling(model, preset, monkeypa
         assert split(ids, ends) == expected
     assert (batches.why_slow is None) == (model != "word")
     assert [array.tolist() for array in batches.encode(column[:0])] == [[], []]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_loops_that_are_on_disk_are_used_sooner(monkeypatch, on_disk):
+    made = tokenizer("bpe", "lossless")
+    text = pa.array([inspect.getsource(json)])
+    DocumentEncoder(made, INT32, compile_after=0).encode(text)  # which leaves them there
+    if not on_disk:
+        monkeypatch.setattr(compiled, "_FOLDER", None)
+    asked = []
+    monkeypatch.setattr(
+        made, "encode_arrays", lambda texts, whole=made.encode_arrays: asked.append(1) or whole(texts)
+    )
+    batches = DocumentEncoder(made, INT32, load_after=1, compared=1)
+    for _ in range(4):
+        ids, _ = batches.encode(text)
+        assert ids.tolist() == [*made.encode(text[0].as_py()), made.eos_id]
+    assert len(asked) == (2 if on_disk else 4)
 
 
 def test_loops_that_give_other_ids_are_not_used(monkeypatch, caplog):
