@@ -133,6 +133,15 @@ class Cluster:
         """Memory of all nodes that Ray gives to tasks and actors."""
         return int(self._resources().get("memory", 0))
 
+    @property
+    def largest_memory_bytes(self) -> int:
+        """The most memory that one node gives to tasks and actors: what a single process may reserve."""
+        import ray
+
+        self.connect()
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return int(max((each.get("memory", 0) for each in resources), default=0))
+
     def describe(self) -> str:
         """One line for the terminal."""
         gpus = f", {self.gpus:g} GPUs" if self.gpus else ""

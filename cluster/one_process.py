@@ -13,13 +13,19 @@ ATTEMPTS = 3
 
 
 def run_in_one_process(
-    function: Callable[..., Any], *arguments: Any, cpus: float, what: str, less_memory: str
+    function: Callable[..., Any],
+    *arguments: Any,
+    cpus: float,
+    what: str,
+    less_memory: str,
+    memory_bytes: int = 0,
 ) -> Any:
     """`function(*arguments)`, which must do no harm when it is run again; what it raises is raised here.
 
     Args:
         what: is being done, for messages.
         less_memory: what the user can do to make it need less.
+        memory_bytes: to reserve on the node; Ray waits for a node that has them free.
 
     Raises:
         UserError: memory did not suffice, or the process died `ATTEMPTS` times.
@@ -27,7 +33,7 @@ def run_in_one_process(
     import ray
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-    start = ray.remote(num_cpus=cpus, max_restarts=0, max_task_retries=0)(_Process)
+    start = ray.remote(num_cpus=cpus, memory=memory_bytes, max_restarts=0, max_task_retries=0)(_Process)
     ends: list[str] = []
     for _ in range(ATTEMPTS):
         process = start.remote()

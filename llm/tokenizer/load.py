@@ -96,6 +96,13 @@ class Tokenizer:
         text = b"".join(map(self._piece_bytes.__getitem__, ids))
         return text.replace(SPACE_SYMBOL.encode(), b" ") if self._spells_spaces else text
 
+    def normalised(self, text: str) -> str:
+        """What `decode(encode(text))` should give: the text itself, or what the model's rules make of it."""
+        if self.is_lossless:
+            return text
+        normalised = self._processor.normalize(text).replace(SPACE_SYMBOL, " ")
+        return normalised.removeprefix(" ") if self._has_dummy_prefix else normalised
+
     def vocabulary(self) -> str:
         """One line a piece, tab, its score: `tokenizer.vocab` as SentencePiece writes it, layout escaped."""
         pieces = self._processor.id_to_piece(list(range(self.vocab_size)))

@@ -18,7 +18,8 @@ CHAT_SYMBOLS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 SPECIAL_PIECES = (PAD, UNK, BOS, EOS, *CHAT_SYMBOLS)
 """Pieces in the order of their ids: `SPECIAL_PIECES[END_ID] == "<|end|>"`."""
 
+FIRST_BYTE_ID = len(SPECIAL_PIECES)
 BYTE_PIECES = 256
 """Byte fallback adds the pieces <0x00> … <0xFF>, right after the special ones."""
 
-MIN_VOCAB_SIZE = len(SPECIAL_PIECES) + BYTE_PIECES
+MIN_VOCAB_SIZE = FIRST_BYTE_ID + BYTE_PIECES

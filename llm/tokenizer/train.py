@@ -153,7 +153,13 @@ def _train(sentences: Iterator[str], **options: Any) -> bytes:
 
 
 def _check_size(model: bytes, vocab_size: int, model_type: ModelType) -> None:
-    size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    try:
+        size = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
+    except RuntimeError as error:  # it writes words of any length, and does not read them
+        raise TokenizerTrainingError(
+            f"SentencePiece cannot read the {model_type} model that it made: {error}; if the text has words "
+            "of thousands of characters, or no spaces, make a bpe or unigram model"
+        ) from error
     if size > vocab_size:
         raise TokenizerTrainingError(_too_many_characters(size))
     if size < vocab_size and model_type != "char":

@@ -12,6 +12,7 @@ from cluster.errors import UserError
 from pipelines.inspect.format import format_bytes, format_seconds
 from pipelines.progress import console
 from pipelines.stage_config import Frozen
+from pipelines.tokenizer_report import REPORT_FILE, readable
 
 
 class ShowConfig(Frozen):
@@ -44,6 +45,10 @@ def run(config: ShowConfig) -> None:
         console.print(f"\n[bold]{title}[/bold]")
         for line in _flatten(artifact.manifest[title]):
             console.print(f"  {line}", markup=False)
+    if REPORT_FILE in artifact.files and artifact.kind == "tokenizers":
+        console.print(f"\n[bold]{REPORT_FILE}[/bold]")
+        for part in readable(json.loads(artifact.read(REPORT_FILE))):
+            console.print(part)
 
 
 def find(store: ArtifactStore, reference: str) -> Artifact:

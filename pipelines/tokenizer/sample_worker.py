@@ -1,41 +1,105 @@
-"""Takes one piece's share of the sample: documents of the training split, chosen by a hash of their id."""
+"""Takes one piece's documents of the sample to train on, and of those that the report measures."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
-from llm.text.identity import is_heldout
+from pipelines.tokenizer.choice import Choice
 
 SAMPLE_FOLDER = "sample"
-SAMPLE = pa.schema([("text", pa.string())])
+SAMPLE = pa.schema([("text", pa.string()), ("source", pa.string()), ("language", pa.string())])
+"""The language is null where the corpus has none."""
+
+_BATCH_DOCUMENTS = 1024
 
 
 class SampleWorker:
-    """Runs in an actor; a unit's record counts the documents and bytes it chose."""
+    """Runs in an actor. A unit's record has, for each choice, the documents and bytes by the name that they
+    were chosen for; they are in CHOICE/UNIT.parquet, if there are any.
+    """
 
-    def __init__(self, corpus: Artifact, target: Folder, seed: int, fraction: float) -> None:
-        self._corpus, self._target = corpus, target
-        self._seed, self._fraction = seed, fraction
+    def __init__(self, corpus: Artifact, target: Folder, choices: Mapping[str, Choice]) -> None:
+        self._corpus, self._target, self._choices = corpus, target, choices
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        documents = size = 0
-        groups = list(range(payload["first"], payload["last"]))
         with (
             self._corpus.open(payload["file"]) as source,
             self._target.writing() as writing,
-            pq.ParquetWriter(writing.path / f"{unit_id}.parquet", SAMPLE, compression="zstd") as writer,
+            ExitStack() as stack,
         ):
-            columns = ["id", "text", "split"]
-            for batch in pq.ParquetFile(source).iter_batches(1024, row_groups=groups, columns=columns):
-                texts = [row["text"] for row in batch.to_pylist() if self._takes(row)]
-                writer.write_table(pa.table({"text": texts}, schema=SAMPLE))
-                documents += len(texts)
-                size += sum(len(text.encode()) for text in texts)
-        return {"documents": documents, "bytes": size, "files": writing.files_below(SAMPLE_FOLDER)}
+            file = pq.ParquetFile(source)
+            chosen = {
+                name: stack.enter_context(_Chosen(writing.path / name / f"{unit_id}.parquet"))
+                for name in self._choices
+            }
+            for group in range(payload["first"], payload["last"]):
+                self._take(file, group, chosen)
+            stack.close()
+        taken = {name: each.counts() for name, each in chosen.items()}
+        return {"taken": taken, "files": writing.files_below(SAMPLE_FOLDER)}
 
-    def _takes(self, row: dict[str, str]) -> bool:
-        # The same hash that holds documents out, under a key of its own.
-        return row["split"] == "train" and is_heldout(f"sample/{row['id']}", self._seed, self._fraction)
+    def _take(self, file: pq.ParquetFile, group: int, chosen: dict[str, "_Chosen"]) -> None:
+        """Documents of a row group. Its text is read only if some are taken: a small sample of a large corpus
+        lies in few row groups.
+        """
+        keys = file.read_row_group(group, columns=["id", "split", "source"])
+        rows = list(zip(*(keys[name].to_pylist() for name in ("id", "split", "source")), strict=True))
+        names = {name: [choice.source_of(*row) for row in rows] for name, choice in self._choices.items()}
+        if all(name is None for each in names.values() for name in each):
+            return
+        for first, documents in _documents(file, group):
+            for choice, each in names.items():
+                chosen[choice].add(documents, each[first : first + len(documents)])
+
+
+class _Chosen:
+    """A file in the making; after the block there is one if there were documents."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._documents: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def __enter__(self) -> "_Chosen":
+        self._path.parent.mkdir()
+        self._writer = pq.ParquetWriter(self._path, SAMPLE, compression="zstd")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+        if not self._documents:
+            self._path.unlink()
+
+    def add(self, documents: pa.Table, names: list[str | None]) -> None:
+        """Those of the documents that have a name."""
+        chosen = [name for name in names if name is not None]
+        if not chosen:
+            return
+        taken = documents.filter(pa.array([name is not None for name in names]))
+        self._writer.write_table(taken)
+        for name, size in zip(chosen, pc.binary_length(taken["text"]).to_pylist(), strict=True):
+            self._documents[name] += 1
+            self._bytes[name] += size
+
+    def counts(self) -> dict[str, list[int]]:
+        """Documents and bytes by name."""
+        return {name: [self._documents[name], self._bytes[name]] for name in sorted(self._documents)}
+
+
+def _documents(file: pq.ParquetFile, group: int) -> Iterator[tuple[int, pa.Table]]:
+    """Documents of a row group, some at a time, as SAMPLE; each time with the number of the first."""
+    has_language = "language" in file.schema_arrow.names
+    columns = ["text", "source", *(["language"] if has_language else [])]
+    first = 0
+    for batch in file.iter_batches(_BATCH_DOCUMENTS, row_groups=[group], columns=columns):
+        language = batch["language"] if has_language else pa.nulls(len(batch), pa.string())
+        yield first, pa.table([batch["text"], batch["source"], language], schema=SAMPLE)
+        first += len(batch)

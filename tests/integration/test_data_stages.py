@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -161,6 +162,35 @@ def test_tokenizer_trains_on_a_sample_of_the_training_split(built):
     assert counts["vocab_size"] == 512 == load_tokenizer(tokenizer.fetch()).vocab_size
     assert 60_000 < counts["sampled_bytes"] < 200_000 < corpus.manifest["counts"]["train_bytes"]
     assert "\\n▁▁▁▁" in (tokenizer.fetch() / "tokenizer.vocab").read_text()
+
+
+def test_the_tokenizer_is_measured_on_the_held_out_documents(built):
+    corpus, tokenizer, tokens = (artifact.manifest["counts"] for artifact in built)
+    report = json.loads(built[1].read("report.json"))
+    assert report["total"]["documents"] == corpus["heldout_documents"] == tokens["heldout_documents"]
+    assert report["total"]["bytes"] == corpus["heldout_bytes"]
+    assert report["total"]["tokens"] == tokens["heldout_tokens"] - tokens["heldout_documents"]  # <eos>
+    assert report["total"]["round_trip_failures"] == 0
+    sources = {row["source"] for row in rows_of(built[0]) if row["split"] == "heldout"}
+    assert {row["source"] for row in report["sources"]} == sources
+    assert tokenizer["bytes_per_token"] == report["total"]["bytes_per_token"]
+
+
+def test_a_sample_with_shares(built):
+    options = {"root": str(built[0].fetch().parents[2]), "name": "shares", "corpus": "code", "workers": 2}
+    options |= {"vocab_size": 400, "sample_bytes": 40_000}
+    weighted = tokenizer_stage.run(
+        TokenizerConfig(**options, source_weights=("a.jsonl=1", "d.parquet=1")), CLUSTER
+    )
+    sample = json.loads(weighted.read("report.json"))["sample"]
+    train = [row for row in rows_of(built[0]) if row["split"] == "train"]
+    there = Counter()
+    for row in train:
+        there[row["source"]] += len(row["text"].encode())
+    assert {row["source"]: row["bytes_there"] for row in sample["sources"]} == {
+        name: there[name] for name in ("a.jsonl", "d.parquet")
+    }
+    assert 0 < sample["bytes"] == sum(row["bytes"] for row in sample["sources"])
 
 
 def test_a_killed_stage_does_only_what_is_missing(built, sources, tmp_path, monkeypatch):

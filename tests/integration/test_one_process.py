@@ -44,6 +44,10 @@ def die(marks: Path, times: int) -> str:
     return "done"
 
 
+def reserved() -> float:
+    return ray.get_runtime_context().get_assigned_resources()["memory"]
+
+
 def take_all() -> int:
     return len(np.ones(2**60, dtype=np.uint8))
 
@@ -60,6 +64,7 @@ def test_what_the_memory_monitor_kills_is_not_run_for_ever(memory_threshold, tmp
 def test_results_errors_and_deaths(memory_threshold, tmp_path):
     assert run_in_one_process(die, tmp_path, 2, **HOW) == "done"
     assert len(list(tmp_path.iterdir())) == 3
+    assert run_in_one_process(reserved, memory_bytes=2**20, **HOW) == 2**20
     with pytest.raises(UserError, match=r"count: out of memory .*; count less"):
         run_in_one_process(take_all, **HOW)
     with pytest.raises(FileNotFoundError):

@@ -19,6 +19,7 @@ from pipelines.preferences import stage as preferences_stage
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.prompts import Prompt
 from pipelines.tokenizer import stage as tokenizer_stage
+from pipelines.tokenizer import training
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
@@ -56,7 +57,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
     for stage in (corpus_stage, tokenizer_stage, tokens_stage):
         monkeypatch.setattr(stage, "run_units", UnitsHere())
     monkeypatch.setattr(
-        tokenizer_stage, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
+        training, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
     )
     monkeypatch.setitem(sys.modules, "pipelines.actors.engine_pool", SimpleNamespace(EnginePool=EnginesHere))
     monkeypatch.setattr(preferences_stage, "BATCH_PROMPTS", 4)

@@ -18,6 +18,7 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from llm.text.readers import read_parquet
 from pipelines.corpus_pieces import corpus_pieces
+from pipelines.tokenizer.choice import ALL, Choice
 from pipelines.tokenizer.sample_worker import SampleWorker
 from pipelines.tokens import encode_worker
 from pipelines.tokens.encode_worker import EncodeWorker
@@ -65,7 +66,9 @@ def work(worker: str, corpus: Artifact, target: Path, monkeypatch) -> str:
     monkeypatch.setattr(encode_worker, "DocumentEncoder", lambda *_: SimpleNamespace(encode=encode))
     tokenizer = SimpleNamespace(fetch=lambda name: None)
     made = {
-        "sample": lambda: SampleWorker(corpus, draft.folder / "sample", 0, 1.0),
+        "sample": lambda: SampleWorker(
+            corpus, draft.folder / "sample", {"sample": Choice("train", "", 0, {ALL: 1.0})}
+        ),
         "encode": lambda: EncodeWorker(corpus, tokenizer, draft.folder),
     }[worker]
     actor = UnitActor.__new__(UnitActor)

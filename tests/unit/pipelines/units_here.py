@@ -8,7 +8,7 @@ from typing import Any
 from cluster.artifacts.draft import Draft
 from pipelines.units import Unit
 
-NO_CLUSTER: Any = SimpleNamespace(connect=lambda: None, share=lambda count: None)
+NO_CLUSTER: Any = SimpleNamespace(connect=lambda: None, share=lambda count: None, largest_memory_bytes=2**40)
 
 
 class UnitsHere:

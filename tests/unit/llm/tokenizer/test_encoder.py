@@ -18,7 +18,8 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from llm.tokenizer import documents
 from llm.tokenizer.documents import DocumentEncoder, utf8
-from llm.tokenizer.encoder import compiled, encoder
+from llm.tokenizer.encoder import compiled as machine_code
+from llm.tokenizer.encoder import encoder
 from llm.tokenizer.encoder.compiled import _machine_code_folder
 from llm.tokenizer.encoder.encoder import Encoder
 from llm.tokenizer.encoder.normalise import normalise, rules
@@ -178,7 +179,7 @@ def test_loops_that_are_on_disk_are_used_sooner(monkeypatch, on_disk):
     text = pa.array([inspect.getsource(json)])
     DocumentEncoder(made, INT32, compile_after=0).encode(text)  # which leaves them there
     if not on_disk:
-        monkeypatch.setattr(compiled, "_FOLDER", None)
+        monkeypatch.setattr(machine_code, "_FOLDER", None)
     asked = []
     monkeypatch.setattr(
         made, "encode_arrays", lambda texts, whole=made.encode_arrays: asked.append(1) or whole(texts)

@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import pickle
+import random
 import tempfile
 from functools import cache
 
@@ -135,6 +136,13 @@ def test_streamed_bytes_join_to_the_text():
 def test_training_errors_say_the_mend(texts, vocab_size, message):
     with pytest.raises(TokenizerTrainingError, match=message):
         train_tokenizer(texts, vocab_size=vocab_size)
+
+
+def test_text_without_spaces_is_no_text_for_a_word_model():
+    drawn = random.Random(0)
+    texts = ["".join(drawn.choices("abcdefgh", k=8_000)) for _ in range(80)]
+    with pytest.raises(TokenizerTrainingError, match="no spaces, make a bpe or unigram model"):
+        train_tokenizer(texts, vocab_size=330, model_type="word")
 
 
 def test_load_from_file_directory_and_pickle(tmp_path):
