@@ -97,7 +97,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setattr(corpus_pieces, "MIN_UNIT_BYTES", 20_000)
+    monkeypatch.setattr(corpus_pieces, "UNIT_BYTES", (20_000,))
     monkeypatch.setattr(sample_worker, "_BATCH_DOCUMENTS", 5)  # of 16 in a row group
     return Run(tmp_path, monkeypatch)
 
@@ -186,7 +186,7 @@ def test_the_report_is_the_same_for_any_number_of_units(
     many = run().folder.read("manifest.json")
     assert sum(unit.startswith("report-") for unit in run.units.ran) > 3
     run.units.ran.clear()
-    monkeypatch.setattr(corpus_pieces, "MIN_UNIT_BYTES", 10**9)
+    monkeypatch.setattr(corpus_pieces, "UNIT_BYTES", (10**9,))
     monkeypatch.setattr(stage, "REPORT_UNIT_BYTES", 10**9)
     assert run(force=True).folder.read("manifest.json") == many
     assert sum(unit.startswith("report-") for unit in run.units.ran) == 1

@@ -12,6 +12,7 @@ from pipelines import corpus_pieces
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
 from pipelines.tokenizer import stage as tokenizer_stage
+from pipelines.tokenizer import training
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
@@ -26,7 +27,7 @@ def units(monkeypatch):
     monkeypatch.setattr(corpus_stage, "run_units", UnitsHere())
     monkeypatch.setattr(tokenizer_stage, "run_units", UnitsHere())
     monkeypatch.setattr(
-        tokenizer_stage, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
+        training, "run_in_one_process", lambda function, *arguments, **options: function(*arguments)
     )
     here = UnitsHere()
     monkeypatch.setattr(tokens_stage, "run_units", here)
