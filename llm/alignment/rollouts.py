@@ -91,7 +91,7 @@ def response_log_probs(
     Logits are computed for response tokens alone: those of the prompt would be most of the work of the head.
     """
 
-    def logits_of_responses(hidden: Tensor, head_weight: Tensor) -> Tensor:
+    def logits_of_responses(hidden: Tensor, head_weight: Tensor, _: Tensor | None) -> Tensor:
         return F.linear(hidden[batch.mask], head_weight[:vocab_size])
 
     logits = policy(batch.tokens[:, :-1], readout=logits_of_responses)

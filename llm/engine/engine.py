@@ -8,6 +8,7 @@ It belongs to one thread; `loop.py` gives it one and makes it answer to many.
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llm.engine.kv_cache import KVCache, StepAttention
@@ -15,6 +16,7 @@ from llm.engine.request import Output, Request, RequestError
 from llm.engine.sampler import sample, top_logprobs
 from llm.engine.scheduler import Chunk, Scheduler
 from llm.engine.sequence import Sequence
+from llm.models.attention import Attend, Scoring
 from llm.models.decoder import Decoder
 
 
@@ -153,13 +155,16 @@ class Engine:
             if chunk.completes:
                 sampled.append(len(tokens) - 1)
         position = torch.tensor(positions, device=self.device)
-        attend = StepAttention(self.cache, position[: len(decoded)], chunks)
+
+        def pattern(scoring: Scoring) -> Attend:
+            return StepAttention(self.cache, position[: len(decoded)], chunks, scoring)
+
         rows = torch.tensor(sampled + scored, dtype=torch.int64, device=self.device)
         logits = self.model(
             torch.tensor(tokens, device=self.device).unsqueeze(0),
             position.unsqueeze(0),
-            attend,
-            readout=lambda hidden, weight: hidden[0, rows] @ weight.T,
+            pattern,
+            readout=lambda hidden, weight, bias: F.linear(hidden[0, rows], weight, bias),
         )
         for sequence in decoded:
             sequence.computed += 1

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llm.engine.scheduler import Chunk
+from llm.models.attention import Scoring, at_distances, looking_back
 from llm.models.config import ModelConfig
 
 
@@ -42,6 +43,8 @@ class StepAttention:
     positions: Tensor
     """(decoding,) where each decoding slot's new token goes."""
     chunks: list[Chunk]
+    scoring: Scoring
+    """How the model scores."""
 
     def __post_init__(self) -> None:
         device = self.positions.device
@@ -49,9 +52,7 @@ class StepAttention:
         self.slots = torch.arange(self.decoding, device=device)
         if self.decoding:
             self.longest = int(self.positions.max()) + 1
-            seen = torch.arange(self.longest, device=device) <= self.positions.unsqueeze(1)
-            bias = torch.zeros(seen.shape, device=device, dtype=self.cache.keys.dtype)
-            self.bias = bias.masked_fill_(~seen, -torch.inf)[:, None, None, :]
+            self.added = self._added(torch.arange(self.longest, device=device))
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (1, tokens, n_heads, head_dim), k and v (1, tokens, n_kv_heads, head_dim) -> like q."""
@@ -61,7 +62,9 @@ class StepAttention:
         outputs = [self._decode(q_now, k_now, v_now, keys, values)] if self.decoding else []
         for i, chunk in enumerate(self.chunks):
             outputs.append(
-                _prefill(chunk, q_new[i], k_new[i], v_new[i], keys[chunk.slot], values[chunk.slot])
+                _prefill(
+                    chunk, q_new[i], k_new[i], v_new[i], keys[chunk.slot], values[chunk.slot], self.scoring
+                )
             )
         return torch.cat(outputs).unsqueeze(0)
 
@@ -72,25 +75,54 @@ class StepAttention:
         n, longest = self.decoding, self.longest
         grouped = q.reshape(n, k.shape[1], -1, q.shape[2])
         out = F.scaled_dot_product_attention(
-            grouped, keys[:n, :, :longest], values[:n, :, :longest], attn_mask=self.bias
+            grouped,
+            keys[:n, :, :longest],
+            values[:n, :, :longest],
+            attn_mask=self.added,
+            scale=self.scoring.scale,
         )
         return out.reshape(q.shape)
 
+    def _added(self, places: Tensor) -> Tensor:
+        """What is added to the scores of each slot's token with the keys at `places` (keys,):
 
-def _prefill(chunk: Chunk, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        (decoding, 1, 1, keys), or with a bias of the model's (decoding, n_kv_heads, n_heads / n_kv_heads,
+        keys), for heads that share keys act as query positions.
+        """
+        dtype, back = self.cache.keys.dtype, self.positions.unsqueeze(1) - places
+        seen = back >= 0
+        if self.scoring.window is not None:
+            seen &= back < self.scoring.window
+        if self.scoring.bias is None:
+            added = torch.zeros(seen.shape, device=places.device, dtype=dtype)[:, None, None, :]
+        else:
+            bias = at_distances(self.scoring.bias(self.longest), self.positions, places).to(dtype)
+            added = bias.unflatten(0, (self.cache.keys.shape[2], -1)).permute(2, 0, 1, 3).contiguous()
+        return added.masked_fill_(~seen[:, None, None, :], -torch.inf)
+
+
+def _prefill(
+    chunk: Chunk, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scoring: Scoring
+) -> Tensor:
     """Tokens start … start + count of one slot, keys and values (n_kv_heads, max_seq_len, head_dim)."""
     start, end = chunk.start, chunk.start + chunk.count
     keys[:, start:end] = k.transpose(0, 1)
     values[:, start:end] = v.transpose(0, 1)
-    mask = None
-    if start:  # is_causal aligns the mask to the top left, which is right only for a prompt's first chunk
-        mask = torch.ones(chunk.count, end, dtype=torch.bool, device=q.device).tril_(start)
+    limited = scoring.window is not None and scoring.window < end
+    mask: Tensor | None = None
+    if start or limited or scoring.bias is not None:  # is_causal aligns the mask to the top left
+        mask = looking_back(end, scoring.window, q.device)[0, 0, start:]
+        if scoring.bias is not None:
+            places = torch.arange(end, device=q.device)
+            bias = at_distances(scoring.bias(end), places[start:], places).to(q.dtype)
+            mask = bias.masked_fill(~mask, -torch.inf)
     out = F.scaled_dot_product_attention(
         q.transpose(0, 1).unsqueeze(0),
         keys[:, :end].unsqueeze(0),
         values[:, :end].unsqueeze(0),
         attn_mask=mask,
-        is_causal=start == 0,
+        is_causal=mask is None,
+        scale=scoring.scale,
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return out[0].transpose(0, 1)

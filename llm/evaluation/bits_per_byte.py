@@ -136,7 +136,7 @@ def _batch(shards: TokenShards, chosen: Sequence[Window], length: int) -> tuple[
 def _score(model: Decoder, inputs: Tensor, targets: Tensor, opening_id: int | None) -> Tensor:
     """−log p of every target in nats, (batch · length,), 0 where there is none."""
 
-    def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
+    def readout(hidden: Tensor, head_weight: Tensor, _: Tensor | None) -> Tensor:
         """hidden (batch, length, d_model): only a chunk's logits, without the padding of the vocabulary,
         exist.
         """

@@ -1,4 +1,4 @@
-"""The trunk of a decoder-only transformer, and the language model on top of it.
+"""The trunk of a model with one stack of blocks, and the causal language model on top of it.
 
 tokens ──► embed ──► block × n_layers ──► norm ──► head ──► logits
 """
@@ -9,42 +9,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, causal_attention
+from llm.models.attention import Pattern, bidirectional, causal
 from llm.models.config import ModelConfig
 from llm.models.initial import init_weights
-from llm.models.layers import Block
-from llm.models.rope import rope_angles
+from llm.models.stack import Stack, with_sinusoids
+
+Readout = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(hidden (batch, seq, d_model), head weight (padded_vocab_size, d_model), head bias or None) -> what the
+forward pass returns.
+"""
 
 
-class Trunk(nn.Module):
-    """Embedding, blocks and final norm: what a language model and a scalar model have in common."""
+class Trunk(Stack):
+    """Embedding, blocks and final norm: a decoder's, which looks back, or an encoder's, which looks both
+    ways.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        both_ways = config.family == "encoder"
+        super().__init__(config, config.n_layers, cross=False, both_ways=both_ways)
+        self.pattern: Pattern = bidirectional if both_ways else causal
         self.embed = nn.Embedding(config.padded_vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        learned = config.position == "learned"
+        self.positions = nn.Embedding(config.max_seq_len, config.d_model) if learned else None
+        types = config.n_token_types
+        self.token_types = nn.Embedding(types, config.d_model) if types else None
+        self.embed_norm = nn.LayerNorm(config.d_model, eps=config.norm_eps) if config.embedding_norm else None
 
     def init_weights(self, seed: int) -> None:
         """Fill every parameter in place: the same values on any device, rank or world size (`initial.py`)."""
         init_weights(self, seed)
 
     def hidden(
-        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        pattern: Pattern | None = None,
+        token_types: Tensor | None = None,
     ) -> Tensor:
         """tokens (batch, seq) int64 -> (batch, seq, d_model) after the final norm.
 
-        positions (batch or 1, seq) default to 0 … seq − 1; `attend` to causal attention over the batch.
-        Under FSDP call the module itself (`forward`), whose hooks gather the root's parameters.
+        positions (batch or 1, seq) default to 0 … seq − 1; `pattern` to the family's own over the batch;
+        token_types (batch, seq) to 0. Under FSDP call the module itself (`forward`), whose hooks gather the
+        root's parameters.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-        cos, sin = rope_angles(positions, self.config.head_dim, self.config.rope_theta)
         x = self.embed(tokens)
-        for block in self.blocks:
-            x = block(x, cos, sin, attend)
-        return self.norm(x)
+        if self.config.embedding_scale != 1:
+            x = x * self.config.embedding_scale
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        if self.token_types is not None:
+            x = x + self.token_types(torch.zeros_like(tokens) if token_types is None else token_types)
+        x = with_sinusoids(x, positions, self.config)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return self.run(x, positions, pattern or self.pattern)
 
 
 class Decoder(Trunk):
@@ -69,13 +90,16 @@ class Decoder(Trunk):
         self,
         tokens: Tensor,
         positions: Tensor | None = None,
-        attend: Attend = causal_attention,
-        readout: Callable[[Tensor, Tensor], Tensor] = F.linear,
+        pattern: Pattern | None = None,
+        readout: Readout = F.linear,
     ) -> Tensor:
         """tokens (batch, seq) int64 -> logits (batch, seq, padded_vocab_size).
 
-        `readout(hidden, head_weight)` replaces the plain matmul with something cheaper than all logits,
+        `readout(hidden, head_weight, None)` replaces the plain matmul with something cheaper than all logits,
         such as a fused linear cross-entropy or the logits of a few rows. It runs inside forward, where FSDP
         has the head gathered.
         """
-        return readout(self.hidden(tokens, positions, attend), self.head_weight)
+        hidden = self.hidden(tokens, positions, pattern)
+        if self.config.logit_scale != 1:
+            hidden = hidden * self.config.logit_scale
+        return readout(hidden, self.head_weight, None)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llm.models.attention import Attend
+from llm.models.attention import Attend, Pattern, Scoring, looking_back, masked
 
 
 def segments_of(tokens: Tensor, opening_id: int) -> Tensor:
@@ -33,20 +33,17 @@ def seeing_themselves(tokens: Tensor, opening_id: int | None) -> dict[str, Any]:
     if opening_id is None:
         return {}
     segments = segments_of(tokens, opening_id)
-    return {"positions": positions_in(segments), "attend": document_attention(segments)}
+    return {"positions": positions_in(segments), "pattern": seeing_own_document(segments)}
 
 
-def document_attention(segments: Tensor) -> Attend:
-    """Causal attention within each document of a row.
+def seeing_own_document(segments: Tensor) -> Pattern:
+    """Causal attention within each document of a row: a query at t sees a key at u where
 
-    softmax(q kᵀ / √head_dim + mask) v,    mask[t, u] = 0 if u ≤ t and segments[t] = segments[u], else −∞
+    u ≤ t, segments[t] = segments[u], and u is no further back than the model's window
     """
     same = segments[:, None, :, None] == segments[:, None, None, :]
-    mask = same.tril()
 
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        grouped = q.shape[2] != k.shape[2]
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped).transpose(1, 2)
+    def pattern(scoring: Scoring) -> Attend:
+        return masked(same & looking_back(segments.shape[1], scoring.window, segments.device))(scoring)
 
-    return attend
+    return pattern

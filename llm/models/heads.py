@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, causal_attention
+from llm.models.attention import Pattern
 from llm.models.config import ModelConfig
 from llm.models.decoder import Trunk
 
@@ -23,10 +23,10 @@ class DecoderWithScalar(Trunk):
         self.scalar = ScalarHead(config.d_model)
 
     def forward(
-        self, tokens: Tensor, positions: Tensor | None = None, attend: Attend = causal_attention
+        self, tokens: Tensor, positions: Tensor | None = None, pattern: Pattern | None = None
     ) -> Tensor:
         """tokens (batch, seq) int64 -> one score per position, (batch, seq)."""
-        return self.scalar(self.hidden(tokens, positions, attend)).squeeze(-1)
+        return self.scalar(self.hidden(tokens, positions, pattern)).squeeze(-1)
 
     @torch.no_grad()
     def load_trunk(self, state: dict[str, Tensor]) -> None:

@@ -149,6 +149,7 @@ def _our_config(fields: dict[str, Any], path: Path) -> ModelConfig:
         n_layers=fields["num_hidden_layers"],
         n_heads=fields["num_attention_heads"],
         n_kv_heads=fields.get("num_key_value_heads") or fields["num_attention_heads"],
+        head_dim=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
         d_ff=fields["intermediate_size"],
         max_seq_len=fields["max_position_embeddings"],
         rope_theta=rope.get("rope_theta", fields.get("rope_theta", 10000.0)),

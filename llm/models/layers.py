@@ -1,37 +1,86 @@
-"""SwiGLU feed-forward (Shazeer, 2020, arXiv:2002.05202) and the pre-norm block around it."""
+"""Feed-forward networks, norms, and the block of attention and feed-forward."""
+
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, Attention
+from llm.models.attention import Attend, Attention, CrossAttention
 from llm.models.config import ModelConfig
+from llm.models.positions.rope import Rotation
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)), with gate and up in one matmul."""
+def make_norm(config: ModelConfig) -> nn.Module:
+    """RMSNorm or LayerNorm over the last dimension, d_model."""
+    if config.norm == "rms":
+        return nn.RMSNorm(config.d_model, eps=config.norm_eps)
+    return nn.LayerNorm(config.d_model, eps=config.norm_eps, bias=config.bias)
+
+
+class FeedForward(nn.Module):
+    """down(f(up(x))); gated, down(f(gate(x)) · up(x)) with gate and up in one matmul (Shazeer, 2020,
+    arXiv:2002.05202).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+        self.activation = ACTIVATIONS[config.activation]
+        if config.gated:
+            self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=config.bias)
+        else:
+            self.up = nn.Linear(config.d_model, config.d_ff, bias=config.bias)
+        self.gated = config.gated
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, seq, d_model) -> the same shape."""
+        if not self.gated:
+            return self.down(self.activation(self.up(x)))
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.activation(gate) * up)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + swiglu(norm(x))."""
+    """Attention, attention to an encoder if there is one, and feed-forward, each added to the residual.
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    pre-norm   x + layer(norm(x))
+    post-norm  norm(x + layer(x))
+    """
+
+    def __init__(self, config: ModelConfig, layer: int, cross: bool = False) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
+        self.pre_norm = config.pre_norm
+        self.attention_norm = make_norm(config)
         self.attention = Attention(config, layer)
-        self.mlp_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
-        self.mlp = SwiGLU(config)
+        if cross:
+            self.cross_norm = make_norm(config)
+        self.cross = CrossAttention(config, layer) if cross else None
+        self.mlp_norm = make_norm(config)
+        self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        """x (batch, seq, d_model), cos and sin (batch or 1, seq, head_dim / 2) -> (batch, seq, d_model)."""
-        x = x + self.attention(self.attention_norm(x), cos, sin, attend)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None,
+        attend: Attend,
+        memory: Tensor | None = None,
+        attend_memory: Attend | None = None,
+    ) -> Tensor:
+        """x (batch, seq, d_model), memory (batch, keys, d_model) of the encoder -> like x."""
+        x = self._add(x, self.attention_norm, lambda y: self.attention(y, rotation, attend))
+        cross = self.cross
+        if cross is not None:
+            assert memory is not None
+            assert attend_memory is not None
+            x = self._add(x, self.cross_norm, lambda y: cross(y, memory, attend_memory))
+        return self._add(x, self.mlp_norm, self.mlp)
+
+    def _add(self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor]) -> Tensor:
+        return x + layer(norm(x)) if self.pre_norm else norm(x + layer(x))

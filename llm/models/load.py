@@ -7,20 +7,28 @@ from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from llm.models.config import ModelConfig
+from llm.models.config import Family, ModelConfig
 from llm.models.decoder import Decoder
+from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.heads import DecoderWithScalar
+from llm.models.masked_lm import MaskedLM
 
 Head = Literal["lm", "scalar"]
-MODULES: dict[str, type[nn.Module]] = {"lm": Decoder, "scalar": DecoderWithScalar}
+HEADS = ("lm", "scalar")
+LanguageModel = Decoder | EncoderDecoder | MaskedLM
+LANGUAGE_MODELS: dict[Family, type[LanguageModel]] = {
+    "decoder": Decoder,
+    "encoder-decoder": EncoderDecoder,
+    "encoder": MaskedLM,
+}
 
 
-def build(config: ModelConfig, head: Head = "lm") -> Decoder | DecoderWithScalar:
+def build(config: ModelConfig, head: Head = "lm") -> LanguageModel | DecoderWithScalar:
     """The module on the meta device: no memory, no values. Follow with `to_empty` and weights."""
     with torch.device("meta"):
-        return MODULES[head](config)  # type: ignore[return-value]
+        return DecoderWithScalar(config) if head == "scalar" else LANGUAGE_MODELS[config.family](config)
 
 
 def save_model(path: Path, state: dict[str, Tensor], config: ModelConfig, head: Head = "lm") -> None:
@@ -49,8 +57,8 @@ def load_config(path: Path) -> tuple[ModelConfig, Head]:
     """The shape and the head named in `path`/config.json."""
     fields = json.loads((path / "config.json").read_text())
     head = fields.pop("head")
-    if head not in MODULES:
-        raise ValueError(f"{path / 'config.json'}: head {head!r} is none of {', '.join(MODULES)}")
+    if head not in HEADS:
+        raise ValueError(f"{path / 'config.json'}: head {head!r} is none of {', '.join(HEADS)}")
     return ModelConfig(**fields), head
 
 
@@ -61,7 +69,7 @@ def load_state(path: Path) -> dict[str, Tensor]:
 
 def load_model(
     path: Path, device: str | torch.device = "cpu"
-) -> tuple[Decoder | DecoderWithScalar, ModelConfig]:
+) -> tuple[LanguageModel | DecoderWithScalar, ModelConfig]:
     """The module with its weights, in fp32 on `device`, in eval mode. Raises if names or shapes differ."""
     config, head = load_config(path)
     model = build(config, head).to_empty(device=device)

@@ -142,8 +142,9 @@ def language_model_loss(model: Trunk, opening_id: int | None = None) -> Callable
     """
 
     def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
-        def readout(hidden: Tensor, head_weight: Tensor) -> Tensor:
-            return summed_cross_entropy(hidden, head_weight, targets, model.config.vocab_size)
+        def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
+            vocab_size = model.config.vocab_size
+            return summed_cross_entropy(hidden, head_weight, targets, vocab_size, head_bias)
 
         return model(tokens, **seeing_themselves(tokens, opening_id), readout=readout)
 

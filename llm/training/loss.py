@@ -22,7 +22,13 @@ CHUNK_ELEMENTS = 1 << 21
 """Logits that exist at a time: 8 MiB in fp32, about a CPU's share of the last-level cache."""
 
 
-def summed_cross_entropy(hidden: Tensor, head_weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+def summed_cross_entropy(
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    head_bias: Tensor | None = None,
+) -> Tensor:
     """Sum over valid positions of −log p(target), in nats, an fp32 scalar.
 
     Args:
@@ -30,9 +36,11 @@ def summed_cross_entropy(hidden: Tensor, head_weight: Tensor, targets: Tensor, v
         head_weight: (padded_vocab_size, d_model), the same dtype; rows from `vocab_size` on are left out.
         targets: (batch, seq) int64, `IGNORE` where there is nothing to predict.
         vocab_size: ids that may be predicted.
+        head_bias: (padded_vocab_size,), added to the logits.
     """
+    bias = None if head_bias is None else head_bias[:vocab_size]
     loss: Tensor = _SummedCrossEntropy.apply(
-        hidden.flatten(0, -2), head_weight[:vocab_size], targets.flatten(), torch.is_grad_enabled()
+        hidden.flatten(0, -2), head_weight[:vocab_size], bias, targets.flatten(), torch.is_grad_enabled()
     )
     return loss
 
@@ -52,13 +60,21 @@ def next_token_targets(tokens: Tensor, loss_mask: Tensor | None = None) -> Tenso
 
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> Tensor:
-        """hidden (rows, d_model), weight (vocab, d_model), targets (rows,) -> fp32 scalar."""
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        with_gradient: bool,
+    ) -> Tensor:
+        """hidden (rows, d_model), weight (vocab, d_model), bias (vocab,), targets (rows,) -> fp32 scalar."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for chunk in _chunks(len(hidden), len(weight)):
-            logits = F.linear(hidden[chunk], weight).float()
+            logits = F.linear(hidden[chunk], weight, bias).float()
             log_normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             valid = (targets[chunk] != IGNORE).unsqueeze(1)
             target = targets[chunk].unsqueeze(1).where(valid, 0)
@@ -67,17 +83,24 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 continue
             grad_logits = logits.sub_(log_normaliser).exp_()
             grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
-            grad_logits = grad_logits.mul_(valid).to(hidden.dtype)
+            grad_logits = grad_logits.mul_(valid)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+            grad_logits = grad_logits.to(hidden.dtype)
             torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             grad_weight += grad_logits.T @ hidden[chunk]
-        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:  # type: ignore[override]
-        grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, (grad_weight * grad).to(ctx.weight_dtype), None, None
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        if grad_bias is not None:
+            grad_bias = (grad_bias * grad).to(ctx.weight_dtype)
+        return grad_hidden * grad, (grad_weight * grad).to(ctx.weight_dtype), grad_bias, None, None
 
 
 def _chunks(rows: int, vocab: int) -> list[slice]:

@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from llm.models.decoder import Decoder
+from llm.models.parameters import parameter_count
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE, next_token_targets
@@ -72,7 +73,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
         counts = {
-            "parameters": job.model.parameter_count,
+            "parameters": parameter_count(job.model),
             "precision": precision,
             "steps": steps,
             "train_conversations": len(batches),

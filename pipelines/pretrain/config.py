@@ -70,8 +70,11 @@ class PretrainConfig(TrainingConfig):
     """Held-out sequences scored at each evaluation during training; at the end all are."""
 
     def what(self) -> dict[str, Any]:
-        """With the model's shape in full, in place of a name that may mean another shape one day."""
-        shape = self.model.shape(vocab_size=1).model_dump(mode="json")
+        """With the model's shape, in place of a name that may mean another shape one day.
+
+        What stands at its default is left out: a field that is added one day then changes no version.
+        """
+        shape = self.model.shape(vocab_size=1).model_dump(mode="json", exclude_defaults=True)
         del shape["vocab_size"]  # the tokenizer's
         what = super().what() | {"model": shape} | self.sources.what()
         if not self.document_mask:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
+from llm.models.parameters import parameter_count
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
@@ -70,7 +71,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
         counts = {
-            "parameters": job.model.parameter_count,
+            "parameters": parameter_count(job.model),
             "precision": precision,
             "steps": config.steps,
             "tokens": config.steps * config.global_batch * config.seq_len,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from llm.models.config import ModelConfig
 from llm.models.load import build
+from llm.models.parameters import parameter_count
 from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
@@ -67,7 +68,7 @@ def theirs(config: ModelConfig, micro_batch: int, precision: Precision) -> Step:
             use_cache=False,
         )
     )
-    assert sum(p.numel() for p in model.parameters()) == config.parameter_count
+    assert sum(p.numel() for p in model.parameters()) == parameter_count(config)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS, fused=True
     )
@@ -149,7 +150,7 @@ def summary(
         **{f"{name}_spread": [round(min(each)), round(max(each))] for name, each in speeds.items()},
         "precision": precision,
         "rounds": options.rounds,
-        "parameters": config.parameter_count,
+        "parameters": parameter_count(config),
         "batch": [options.batch, options.seq_len],
         "threads": options.threads,
     }

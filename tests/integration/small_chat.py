@@ -8,6 +8,7 @@ from cluster.artifacts.store import ArtifactStore
 from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import save_model
+from llm.models.parameters import parameter_count
 from llm.models.presets import model_config
 from tests.integration.small_artifacts import VOCAB, small_store
 
@@ -24,7 +25,7 @@ def make_model(store: ArtifactStore, name: str, head: str, seed: int) -> Artifac
     with draft.writing() as writing:
         save_model(writing.path, model.state_dict(), config, head)
     draft.write("tokenizer.model", store.resolve("tokenizers", "small").folder.read("tokenizer.model"))
-    return draft.commit({"parameters": config.parameter_count})
+    return draft.commit({"parameters": parameter_count(config)})
 
 
 def chat_store(root: Path) -> ArtifactStore:

@@ -1,5 +1,7 @@
 """What the engine must equal: every sequence by itself, recomputed whole for each token, in plain numpy."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -9,9 +11,9 @@ from llm.models.decoder import Decoder
 from llm.models.presets import model_config
 
 
-def lively_model(seed: int = 1, vocab_size: int = 500) -> Decoder:
+def lively_model(seed: int = 1, vocab_size: int = 500, **shape: Any) -> Decoder:
     """A tiny random decoder with spread-out logits, and padding rows that would win if they could."""
-    model = Decoder(model_config("tiny-100k", vocab_size))
+    model = Decoder(model_config("tiny-100k", vocab_size, **shape))
     model.init_weights(seed)
     with torch.no_grad():
         for parameter in model.parameters():

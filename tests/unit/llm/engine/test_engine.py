@@ -65,6 +65,27 @@ def test_any_batch_any_chunking_any_order_equals_full_recomputation(model, expec
     assert not engine.scheduler.running
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"sliding_window": 9},
+        {"position": "alibi"},
+        {"position": "relative", "attention_scale": 0.2},
+        {"position": "alibi", "sliding_window": 20, "n_heads": 8, "n_kv_heads": 2},
+        {"position": "learned", "norm": "layer", "bias": True, "gated": False},
+        {"qk_norm": True, "rope_scaling": {"kind": "llama3", "factor": 4, "original_max_seq_len": 64}},
+    ],
+)
+def test_every_way_of_knowing_places_is_generated_with(shape):
+    model = lively_model(**shape)
+    if model.relative is not None:
+        torch.nn.init.normal_(model.relative.weight, generator=torch.Generator().manual_seed(0))
+    requests = mixed_requests()[:11]
+    completions = generate(Engine(model, max_batch=6, step_tokens=24), requests)
+    for request, completion in zip(requests, completions, strict=True):
+        assert completion.response_ids == generate_alone(model, request.prompt_ids, request.params)[0]
+
+
 def test_requests_that_arrive_midway_change_nothing(model, expected):
     engine = Engine(model, max_batch=6, step_tokens=24)
     waiting, tokens = mixed_requests(), {}

