@@ -14,7 +14,7 @@ UNIT_BYTES = tuple(size * 2**20 for size in (2, 8, 32, 256))
 """Few sizes, so that a corpus that grows keeps the pieces that it had, and what was made from them, until it
 grows past a step.
 """
-_FEWEST_UNITS = 64
+_FEWEST_UNITS = 8
 _THREADS = 16
 _TAIL_BYTES = 64 * 2**10
 """Read at once: most footers are shorter."""

@@ -34,6 +34,8 @@ from pipelines.unit_meter import UnitMeter
 MAX_ATTEMPTS = 3
 
 _NAMED_FAILURES = 3
+_IN_FLIGHT = 2
+"""Units that an actor has: one that it works on, and the next. Ray Data takes up to 0.2 s to send one."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class _Run:
                 UnitActor,
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=1),
+                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
                 num_cpus=1,
                 memory=memory,
                 fn_constructor_kwargs={

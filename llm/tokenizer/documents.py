@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _COMPILE_AFTER, _LOAD_AFTER = 16_000_000, 4_000_000
 """Bytes that SentencePiece encodes in about the time that compiling takes, or loading the machine code."""
 _COMPARED = 1_000_000
+_MANY = 2
+"""Times the bytes after which compiling pays: so many that nothing is gained by waiting."""
 _MODULES = {proto.TrainerSpec.BPE: "bpe", proto.TrainerSpec.UNIGRAM: "unigram"}
 """Where the loops are, in llm/tokenizer/encoder."""
 
@@ -36,17 +38,23 @@ class DocumentEncoder:
         compile_after: int = _COMPILE_AFTER,
         load_after: int = _LOAD_AFTER,
         compared: int = _COMPARED,
+        expected: int = 0,
     ):
         """dtype: of the ids. compile_after: bytes of text that SentencePiece encodes alone; load_after: if
         the loops were compiled on this machine before. compared: bytes for which they must give its ids
-        before they are trusted.
+        before they are trusted. expected: bytes that will come, if that is known; where they are many, the
+        loops are made ready at once.
         """
         self._tokenizer, self._dtype = tokenizer, dtype
+        many = expected > _MANY * compile_after
+        compile_after = 0 if many else compile_after
         self._compile_after, self._load_after = compile_after, min(load_after, compile_after)
         self._encoded, self._to_compare = 0, compared
         self._compiled: Encoder | None = None
         self.why_slow = why_unsupported(proto.ModelProto.FromString(tokenizer.model))
         """Why SentencePiece does all of it; None if it does not."""
+        if many:
+            self.encode(pa.array([""]))  # which makes the loops
 
     def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """(ids,): the documents one after the other, each with <eos>; (documents,) int64: where each ends.

@@ -21,10 +21,12 @@ _BATCH_DOCUMENTS = 256
 class EncodeWorker:
     """Runs in an actor, on one thread; a unit's record lists its shards by split."""
 
-    def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder) -> None:
+    def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder, text_bytes: int) -> None:
+        """text_bytes: how much text this actor is likely to get."""
         self._corpus, self._target = corpus, target
         self._tokenizer = load_tokenizer(tokenizer.fetch(MODEL_FILE))
-        self._encoder = DocumentEncoder(self._tokenizer, token_dtype(self._tokenizer.vocab_size))
+        dtype = token_dtype(self._tokenizer.vocab_size)
+        self._encoder = DocumentEncoder(self._tokenizer, dtype, expected=text_bytes)
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         unit = unit_id.removeprefix(PREFIX)

@@ -47,7 +47,12 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     records = run_units(
         units,
         EncodeWorker,
-        {"corpus": corpus, "tokenizer": tokenizer, "target": started.folder},
+        {
+            "corpus": corpus,
+            "tokenizer": tokenizer,
+            "target": started.folder,
+            "text_bytes": _text_bytes_of_each(units, config.workers),
+        },
         draft=started,
         config=config,
         title=f"{config.name}: encode",
@@ -63,6 +68,14 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
     content = shards_json(encoder.vocab_size, encoder.fingerprint, encoder.eos_id, splits)
     started.write(SHARDS_FILE, content)
     return started.commit(counts=_count(encoder.vocab_size, splits))
+
+
+def _text_bytes_of_each(units: list[Unit], workers: int | None) -> int:
+    """What one of so many actors is likely to encode; None of them is one a CPU."""
+    import ray
+
+    actors = workers or int(ray.cluster_resources().get("CPU", 1))
+    return sum(unit.payload["bytes"] for unit in units) // actors
 
 
 def _reuse(config: TokensConfig, draft: Draft, units: list[Unit]) -> None:

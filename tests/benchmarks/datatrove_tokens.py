@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.storage import open_storage
-from llm.data.shards import TokenShards
+from llm.data.shards import TokenShards, document_ends
 from llm.models.hugging_face_tokenizer import export_tokenizer
 from llm.tokenizer.special import EOS, EOS_ID
 from pipelines.corpus_pieces import part_files
@@ -78,7 +78,7 @@ def differing_documents(target: str, tokens: Artifact, corpus: Artifact) -> int:
     differing = 0
     for split in SPLITS:
         theirs = (row for row, row_split in zip(rows, row_splits, strict=True) if row_split == split)
-        ours = documents_of(TokenShards.open(folder, split))
+        ours = documents_of(folder, TokenShards.open(folder, split))
         differing += sum(not np.array_equal(*pair) for pair in zip(ours, theirs, strict=True))
     return differing
 
@@ -88,10 +88,10 @@ def splits_of(corpus: Artifact, file: str) -> np.ndarray:
         return pq.read_table(source, columns=["split"])["split"].to_numpy()
 
 
-def documents_of(shards: TokenShards) -> Iterator[np.ndarray]:
+def documents_of(folder: Path, shards: TokenShards) -> Iterator[np.ndarray]:
     """Ids of each document."""
     for shard, tokens in enumerate(shards.shard_tokens.tolist()):
-        ends = shards.document_ends(shard).astype(np.int64)
+        ends = document_ends(folder, shards.names[shard]).astype(np.int64)
         yield from np.split(shards.read(shard, 0, tokens), ends[:-1])
 
 

@@ -69,7 +69,7 @@ def work(worker: str, corpus: Artifact, target: Path, monkeypatch) -> str:
         "sample": lambda: SampleWorker(
             corpus, draft.folder / "sample", {"sample": Choice("train", "", 0, {ALL: 1.0})}
         ),
-        "encode": lambda: EncodeWorker(corpus, tokenizer, draft.folder),
+        "encode": lambda: EncodeWorker(corpus, tokenizer, draft.folder, text_bytes=0),
     }[worker]
     actor = UnitActor.__new__(UnitActor)
     actor._worker, actor._ledger = made(), draft.ledger
