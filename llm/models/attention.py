@@ -47,6 +47,10 @@ Pattern = Callable[[Scoring], Attend]
 """Who sees whom. The engine has one that reads and writes its KV cache."""
 
 
+KeysValues = tuple[Tensor, Tensor]
+"""Both (batch, keys, n_kv_heads, head_dim)."""
+
+
 def causal(scoring: Scoring) -> Attend:
     """Every token sees itself and those before it.
 
@@ -147,10 +151,17 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(config.d_model, 2 * config.n_kv_heads * config.head_dim, bias=config.bias)
         self.out = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=config.bias)
 
-    def forward(self, x: Tensor, memory: Tensor, attend: Attend) -> Tensor:
-        """x (batch, seq, d_model), memory (batch, keys, d_model) -> like x."""
-        q = self.q(x).unflatten(-1, (self.n_heads, self.head_dim))
+    def keys_values(self, memory: Tensor) -> KeysValues:
+        """What is looked up in memory (batch, keys, d_model); the same for every token that looks."""
         k, v = self.kv(memory).unflatten(-1, (2 * self.n_kv_heads, self.head_dim)).chunk(2, dim=2)
+        return k, v
+
+    def forward(self, x: Tensor, memory: Tensor | KeysValues, attend: Attend) -> Tensor:
+        """x (batch, seq, d_model), memory (batch, keys, d_model) or what `keys_values` made of it -> like
+        x.
+        """
+        q = self.q(x).unflatten(-1, (self.n_heads, self.head_dim))
+        k, v = self.keys_values(memory) if isinstance(memory, Tensor) else memory
         return self.out(attend(self.layer, q, k, v).flatten(2))
 
 

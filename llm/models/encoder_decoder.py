@@ -5,11 +5,13 @@ inputs  ──► embed ──► encoder block × n_encoder_layers ──► no
 tokens  ──► embed ──► decoder block × n_layers, each attending to it ──┘──► norm ──► head ──► logits
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, Pattern, Scoring, bidirectional, causal, masked
+from llm.models.attention import Attend, KeysValues, Pattern, Scoring, bidirectional, causal, masked
 from llm.models.config import ModelConfig
 from llm.models.decoder import Readout
 from llm.models.initial import init_weights
@@ -53,17 +55,21 @@ class EncoderDecoder(nn.Module):
     def decode(
         self,
         tokens: Tensor,
-        memory: Tensor,
+        memory: Tensor | Sequence[KeysValues],
         valid: Tensor | None = None,
         positions: Tensor | None = None,
         pattern: Pattern = causal,
     ) -> Tensor:
         """tokens (batch, seq) int64, memory and valid as of `encode` -> hidden states (batch, seq, d_model).
 
-        positions (batch or 1, seq) default to 0 … seq − 1.
+        positions (batch or 1, seq) default to 0 … seq − 1. In place of memory, what `keys_values` made of it.
         """
         scoring = Scoring(attention_scale(self.config), tokens.shape[1], tokens.device)
         return self._run(self.decoder, tokens, positions, pattern, memory, _seeing(valid)(scoring))
+
+    def keys_values(self, memory: Tensor) -> list[KeysValues]:
+        """What each block of the decoder looks up in the memory."""
+        return [block.cross.keys_values(memory) for block in self.decoder.blocks]
 
     def forward(
         self,
@@ -85,7 +91,7 @@ class EncoderDecoder(nn.Module):
         tokens: Tensor,
         positions: Tensor | None,
         pattern: Pattern,
-        memory: Tensor | None = None,
+        memory: Tensor | Sequence[KeysValues] | None = None,
         attend_memory: Attend | None = None,
     ) -> Tensor:
         if positions is None:

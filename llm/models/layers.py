@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, Attention, CrossAttention
+from llm.models.attention import Attend, Attention, CrossAttention, KeysValues
 from llm.models.config import ModelConfig
 from llm.models.positions.rope import Rotation
 
@@ -70,10 +70,10 @@ class Block(nn.Module):
         x: Tensor,
         rotation: Rotation | None,
         attend: Attend,
-        memory: Tensor | None = None,
+        memory: Tensor | KeysValues | None = None,
         attend_memory: Attend | None = None,
     ) -> Tensor:
-        """x (batch, seq, d_model), memory (batch, keys, d_model) of the encoder -> like x."""
+        """x (batch, seq, d_model) -> the same shape; memory as in `CrossAttention`."""
         x = self._add(x, self.attention_norm, lambda y: self.attention(y, rotation, attend))
         cross = self.cross
         if cross is not None:

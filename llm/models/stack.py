@@ -1,12 +1,12 @@
 """Blocks one after the other: what an encoder and a decoder have in common."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from llm.models.attention import Attend, Pattern, Scoring
+from llm.models.attention import Attend, KeysValues, Pattern, Scoring
 from llm.models.config import ModelConfig
 from llm.models.layers import Block, make_norm
 from llm.models.positions.alibi import alibi_bias
@@ -35,14 +35,18 @@ class Stack(nn.Module):
         x: Tensor,
         positions: Tensor,
         pattern: Pattern,
-        memory: Tensor | None = None,
+        memory: Tensor | Sequence[KeysValues] | None = None,
         attend_memory: Attend | None = None,
     ) -> Tensor:
-        """Embeddings x (batch, seq, d_model), positions (batch or 1, seq) -> hidden states like x."""
+        """Embeddings x (batch, seq, d_model), positions (batch or 1, seq) -> hidden states like x.
+
+        memory: of an encoder, (batch, keys, d_model), or what each block's attention has made of it.
+        """
         rotated = rotation(positions, self.config) if self.config.position == "rope" else None
         attend = pattern(self.scoring(x.shape[1], x.device))
-        for block in self.blocks:
-            x = block(x, rotated, attend, memory, attend_memory)
+        for layer, block in enumerate(self.blocks):
+            mine = memory if memory is None or isinstance(memory, Tensor) else memory[layer]
+            x = block(x, rotated, attend, mine, attend_memory)
         return x if self.norm is None else self.norm(x)
 
     def scoring(self, seq_len: int, device: torch.device) -> Scoring:
