@@ -1,13 +1,17 @@
 """The final weights of a language model, in our form and in Hugging Face's."""
 
+import contextlib
+import shutil
+
 from torch import Tensor
 
 from cluster.artifacts.folder import FileEntry
 from cluster.artifacts.workspace import Workspace
 from llm.models.config import ModelConfig
-from llm.models.hugging_face import export_llama
+from llm.models.hugging_face.directory import export_model
+from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
-from pipelines.model_folder import TOKENIZER, WEIGHTS
+from pipelines.model_folder import WEIGHTS
 
 EXPORT = "export"
 
@@ -19,11 +23,22 @@ def write_language_model(
     tokenizer_model: bytes,
     special_ids: dict[str, int],
 ) -> dict[str, FileEntry]:
-    """Write weights.safetensors and export/; returns what the manifest says of them."""
+    """Write weights.safetensors and export/; returns what the manifest says of them.
+
+    Of a shape that transformers does not have there is no export/; `manta export` says what is in the way.
+    """
     path = workspace.path
     save_model(path, weights, config)
-    (path / TOKENIZER).write_bytes(tokenizer_model)
-    export_llama(weights, config, path / EXPORT, tokenizer_model=path / TOKENIZER, special_ids=special_ids)
+    # A run that was killed here, and now goes on, may have written half of it.
+    shutil.rmtree(path / EXPORT, ignore_errors=True)
+    with contextlib.suppress(Unsupported):
+        export_model(
+            weights.__getitem__,
+            config,
+            path / EXPORT,
+            tokenizer_model=tokenizer_model,
+            special_ids=special_ids,
+        )
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()
     )

@@ -6,7 +6,7 @@ import torch
 from llm.models.config import ModelConfig
 from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar, last_token_scores
-from llm.models.hugging_face import to_llama
+from llm.models.hugging_face.llama import LLAMA
 from llm.models.load import build, load_model, save_model
 from llm.models.presets import PRESETS, model_config
 
@@ -47,7 +47,9 @@ def llama_twin(model: Decoder) -> torch.nn.Module:
             tie_word_embeddings=config.tie_embeddings,
         )
     )
-    missing, unexpected = theirs.load_state_dict(to_llama(model.state_dict(), config), strict=False)
+    missing, unexpected = theirs.load_state_dict(
+        dict(LLAMA.to_theirs(model.state_dict().__getitem__, config)), strict=False
+    )
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}
     theirs.tie_weights()
@@ -70,7 +72,8 @@ def test_logits_and_gradients_equal_transformers(heads, tied):
     weights = torch.randn(ours_out.shape, generator=torch.Generator().manual_seed(3))
     (ours_out * weights).mean().backward()
     (theirs_out * weights).mean().backward()
-    ours_grad = to_llama({name: p.grad for name, p in model.named_parameters()}, model.config)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    ours_grad = dict(LLAMA.to_theirs(gradients.__getitem__, model.config))
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(ours_grad[name], parameter.grad, atol=2e-6, rtol=1e-4)
 
