@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
+from pipelines.model_folder import TOKENIZER
 
 _NAMES = {"lm": "language", "scalar": "reward"}
 
@@ -15,6 +16,19 @@ def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> Non
     if found != head:
         raise UserError(
             f"--{flag} {model.ref} is no {_NAMES[head]} model but a {_NAMES[found]} model; name another one"
+        )
+
+
+def check_language_model(flag: str, model: Artifact) -> None:
+    """Raise UserError unless `model`, given as --`flag`, is a decoder that text can be given to."""
+    check_head(flag, model, "lm")
+    family = _config(model).get("family", "decoder")
+    if family != "decoder":
+        raise UserError(f"--{flag} {model.ref} is of the family {family}; this stage takes decoders only")
+    if TOKENIZER not in model.files:
+        raise UserError(
+            f"--{flag} {model.ref} has no tokenizer that Manta can use: it comes from a folder without "
+            "a SentencePiece model, and can only be exported; name another one"
         )
 
 

@@ -53,6 +53,10 @@ JOBS = {
     "stop": Command("pipelines.jobs.stop", "StopConfig", "End a job", uses_ray=False),
 }
 TOOLS = {
+    "import": Command(
+        "pipelines.import_model", "ImportConfig", "Make a model of a Hugging Face directory", False
+    ),
+    "export": Command("pipelines.export_model", "ExportConfig", "Write a model as one", False),
     "chat": Command("pipelines.chat", "ChatConfig", "Talk to a served model", uses_ray=False),
     "ls": Command("pipelines.inspect.ls", "LsConfig", "List artifacts", uses_ray=False),
     "show": Command("pipelines.inspect.show", "ShowConfig", "One artifact: lineage, counts", uses_ray=False),

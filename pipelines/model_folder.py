@@ -8,6 +8,12 @@ from llm.models.load import Head, config_json
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
 WEIGHTS = "weights.safetensors"
+EXPORT = "export"
+"""Folder with the model in Hugging Face's form."""
+IMPORTED = "imported"
+"""Folder with what an imported model keeps of its source: special ids, and a tokenizer that is not ours."""
+GENERATION = "generation_config.json"
+"""In either folder: the ids that begin, end and pad a text."""
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """How a model was trained, and when: beside the artifact's files, but not among them."""
 

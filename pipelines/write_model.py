@@ -11,9 +11,7 @@ from llm.models.config import ModelConfig
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
-from pipelines.model_folder import WEIGHTS
-
-EXPORT = "export"
+from pipelines.model_folder import EXPORT, WEIGHTS
 
 
 def write_language_model(

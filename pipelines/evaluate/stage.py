@@ -11,7 +11,7 @@ from cluster.errors import UserError
 from cluster.one_process import run_in_one_process
 from llm.tokenizer.load import load_tokenizer
 from pipelines.begin import begin
-from pipelines.check_model import check_context, check_head
+from pipelines.check_model import check_context, check_language_model
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
@@ -31,7 +31,7 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     if config.baseline is not None:
         models["baseline"] = store.resolve("models", config.baseline)
     for role, model in models.items():
-        check_head(role, model, "lm")
+        check_language_model(role, model)
     inputs = dict(models)
     if config.corpus is not None:
         inputs["corpus"] = store.resolve("corpora", config.corpus)

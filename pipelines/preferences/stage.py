@@ -23,7 +23,7 @@ from llm.engine.request import Completion, Request
 from llm.text.identity import is_heldout
 from llm.tokenizer.load import Tokenizer, load_tokenizer
 from pipelines.begin import begin
-from pipelines.check_model import check_context, check_head
+from pipelines.check_model import check_context, check_language_model
 from pipelines.model_folder import TOKENIZER
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.table import TABLE, write_rows
@@ -53,7 +53,7 @@ def resolve_inputs(config: PreferencesConfig, store: ArtifactStore) -> dict[str,
     corpus = store.resolve("corpora", config.corpus)
     check_conversations(corpus)
     model = store.resolve("models", config.model)
-    check_head("model", model, "lm")
+    check_language_model("model", model)
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     return {"model": model, "corpus": corpus}
 

@@ -6,7 +6,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config
 from pipelines.begin import begin
-from pipelines.check_model import check_head
+from pipelines.check_model import check_language_model
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.reward.config import RewardConfig
 
@@ -17,7 +17,7 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
     """The chat model and the rankings. Raises UserError if one is missing or they do not belong together."""
     model = store.resolve("models", config.model)
     preferences = store.resolve("preferences", config.preferences)
-    check_head("model", model, "lm")
+    check_language_model("model", model)
     sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
     if sampled_from.read(TOKENIZER) != model.read(TOKENIZER):
         raise UserError(

@@ -14,7 +14,7 @@ from llm.models.load import load_config
 from llm.tokenizer.load import Tokenizer, load_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
 from pipelines.begin import begin
-from pipelines.check_model import check_context, check_head
+from pipelines.check_model import check_context, check_head, check_language_model
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.progress import stage_progress
 from pipelines.prompts import check_conversations, load_prompts
@@ -33,7 +33,7 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
     reward_model = store.resolve("models", config.reward_model)
     corpus = store.resolve("corpora", config.corpus)
     check_conversations(corpus)
-    check_head("model", model, "lm")
+    check_language_model("model", model)
     check_head("reward-model", reward_model, "scalar")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     check_context(reward_model, config.max_prompt_tokens + config.max_tokens)

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.storage import open_storage
 from llm.data.shards import TokenShards, document_ends
-from llm.models.hugging_face_tokenizer import export_tokenizer
+from llm.models.hugging_face.tokenizer import export_tokenizer
 from llm.tokenizer.special import EOS, EOS_ID
 from pipelines.corpus_pieces import part_files
 from pipelines.tokens.encode_worker import SPLITS
@@ -34,23 +34,9 @@ BATCH_DOCUMENTS = 1000  # of its 10,000, when they are long, the ids alone take 
 
 
 def tokenizer_json(model_file: Path, scratch: Path) -> Path:
-    """Our export to Hugging Face as transformers reads it, in two points changed for the peer's good.
-
-    Where a space is written in front of the first word, transformers leaves that out if the document begins
-    with white space, and SentencePiece does not. And words are encoded one by one: the same ids, and sooner.
-    """
-    from transformers import AutoTokenizer
-
-    export_tokenizer(model_file, scratch, {"eos_token_id": EOS_ID}, max_length=10**9)
-    (scratch / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    content = json.loads(AutoTokenizer.from_pretrained(scratch).backend_tokenizer.to_str())
-    first = content["pre_tokenizer"] or {}
-    for step in first.get("pretokenizers", [first]):
-        if step.get("type") == "Metaspace":
-            step.update(prepend_scheme="always", split=True)
-    file = scratch / "tokenizer.json"
-    file.write_text(json.dumps(content))
-    return file
+    """Our export to Hugging Face, which gives the same ids."""
+    export_tokenizer(model_file.read_bytes(), scratch, {"eos_token_id": EOS_ID}, max_length=10**9)
+    return scratch / "tokenizer.json"
 
 
 def encode(source: str, target: str, tokenizer_file: Path, logs: Path) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def export_model(
     directory: Path,
     *,
     tokenizer_model: bytes | None = None,
-    special_ids: dict[str, int] | None = None,
+    special_ids: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
@@ -68,7 +68,7 @@ def export_model(
     directory.mkdir(parents=True, exist_ok=True)
     ids = dict(special_ids or {})
     if config.family == "encoder-decoder" and "pad_token_id" in ids:
-        ids["decoder_start_token_id"] = ids["pad_token_id"]
+        ids.setdefault("decoder_start_token_id", ids["pad_token_id"])
     theirs = family.their_config(config)
     described = {
         "architectures": [family.architectures[theirs["model_type"]]],
@@ -117,8 +117,8 @@ def _our_tensors(
             stored[original] = stored[copy]
         elif copy in stored and not torch.equal(weights.read(stored[copy]), weights.read(stored[original])):
             raise Unsupported(
-                f"{directory}: {stored[copy]} differs from {stored[original]}, which {_CONFIG} says is the same; "
-                "only tied ones can be imported, or tie_word_embeddings must be false"
+                f"{directory}: {stored[copy]} differs from {stored[original]}, and {_CONFIG} says that "
+                "they are tied; mend tie_word_embeddings there"
             )
     unused = re.compile("|".join(family.unused) or r"(?!)")
     unexpected = {name for name in stored if not unused.fullmatch(name)} - needed - set(same)

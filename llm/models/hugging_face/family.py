@@ -48,6 +48,6 @@ class Family:
         return {name: value for name, value in needed.items() if getattr(config, name) != value}
 
     def to_theirs(self, read: Read, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        """Our parameters, each read once, as their tensors by name: views, without the vocabulary's padding."""
+        """Our parameters, each read once, as their tensors: views, without the vocabulary's padding."""
         for pair in self.pairs(config):
             yield from pair.to_theirs(read(pair.ours)).items()

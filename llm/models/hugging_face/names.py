@@ -1,7 +1,7 @@
 """One declaration of how our parameters and theirs correspond, used in both directions.
 
-Ours are fused (q, k and v in one matrix, gate and up in one) and have a padded vocabulary; theirs are apart and
-end with the last token.
+Ours are fused (q, k and v in one matrix, gate and up in one) and have a padded vocabulary; theirs are apart
+and end with the last token.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +48,7 @@ class Pair:
             part = read(name)
             if tuple(part.shape) != expected:
                 raise ValueError(
-                    f"{name} has the shape {list(part.shape)}; with this config.json it must be {list(expected)}"
+                    f"{name} has the shape {list(part.shape)}; by its config.json it must be {list(expected)}"
                 )
             parts.append(part.float().T if self.transposed else part.float())
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -1,4 +1,4 @@
-"""Qwen3 (`Qwen3ForCausalLM`; Yang et al., 2025, arXiv:2505.09388): a Llama that normalises queries and keys."""
+"""Qwen3 (`Qwen3ForCausalLM`; Yang et al., 2025, arXiv:2505.09388): queries and keys are normalised."""
 
 from typing import Any
 

@@ -40,7 +40,7 @@ _NEVER = -1e4
 """Score of byte pieces, so that no text that spells "<0x0A>" is read as one."""
 
 
-def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, int], max_length: int) -> None:
+def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, Any], max_length: int) -> None:
     """Write `tokenizer.model` as it is, tokenizer.json and tokenizer_config.json.
 
     `special_ids` are entries such as {"eos_token_id": 3}; their pieces become "eos_token" and so on. The chat
@@ -57,12 +57,12 @@ def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, int],
     )
 
 
-def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, int], max_length: int) -> dict[str, Any]:
+def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, Any], max_length: int) -> dict[str, Any]:
     """What transformers wants to know beside tokenizer.json."""
     named = {
         name.removesuffix("_id"): spec.pieces[token].piece
         for name, token in special_ids.items()
-        if name.endswith("_token_id") and name != "decoder_start_token_id"
+        if name != "decoder_start_token_id" and isinstance(token, int)
     }
     control = [piece.piece for piece in spec.pieces if piece.type == _PIECE.CONTROL]
     config: dict[str, Any] = {
@@ -114,8 +114,8 @@ def _sequence(name: str, steps: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def _normalizers(rules: proto.NormalizerSpec) -> list[dict[str, Any]]:
-    """SentencePiece's normaliser step by step: characters, spaces in front and runs of them, a space in front,
-    ▁, spaces at the end. A text between special tokens is normalised by itself.
+    """SentencePiece's normaliser step by step: characters, spaces in front and runs of them, one put in
+    front, ▁, spaces at the end. A text between special tokens is normalised by itself.
     """
     steps: list[dict[str, Any]] = []
     if rules.precompiled_charsmap:

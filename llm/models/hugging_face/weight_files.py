@@ -1,4 +1,4 @@
-"""The files that hold a directory's tensors: safetensors or pickles of tensors, one or several with an index."""
+"""The files that hold tensors: safetensors, or pickles of tensors; one, or several with an index."""
 
 import json
 from collections.abc import Iterator

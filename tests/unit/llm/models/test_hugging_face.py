@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors.torch as safetensors
 import torch
 from torch import Tensor
 
 from llm.models.config import ModelConfig, RopeScaling
 from llm.models.hugging_face.directory import export_model, import_model
 from llm.models.hugging_face.fields import Unsupported
+from llm.models.hugging_face.vocabulary import with_rows
 from llm.models.load import build
 
 torch.set_num_threads(1)
@@ -148,6 +150,165 @@ def test_both_directions_give_the_same_logits_and_gradients(name: str, tmp_path:
     their_gradients, _ = import_model(tmp_path / "gradients")
     assert set(their_gradients) == set(gradients)
     for each, gradient in gradients.items():
-        torch.testing.assert_close(
-            gradient, their_gradients[each], atol=1e-6, rtol=1e-4, msg=lambda m: f"{each}: {m}"
+        torch.testing.assert_close(gradient, their_gradients[each], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_old_checkpoints_of_half_precision_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Pickled, in two files with an index, without the prefix that came later, with masks and a tied head."""
+    ours = random_model(ModelConfig(**GPT2))
+    export(ours, tmp_path / "new", dtype=dtype)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "new")
+    tensors = {name.removeprefix("transformer."): each for name, each in theirs.state_dict().items()}
+    assert tensors["wte.weight"].dtype == dtype
+    tensors["h.0.attn.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.uint8)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "config.json").write_text((tmp_path / "new/config.json").read_text())
+    files = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    for number, file in enumerate(files):
+        torch.save(
+            dict(list(tensors.items())[number::2]), old / file, _use_new_zipfile_serialization=number == 0
         )
+    names = list(tensors)
+    index = {"weight_map": {name: files[names.index(name) % 2] for name in names}}
+    (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+    state, config = import_model(old)
+    assert {each.dtype for each in state.values()} == {torch.float32}
+    for name, tensor in import_model(tmp_path / "new")[0].items():
+        assert torch.equal(state[name], tensor), name
+    tokens = batch("decoder")["input_ids"]
+    expected = theirs.float()(tokens).logits
+    torch.testing.assert_close(loaded(state, config)(tokens)[..., :VOCAB], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_checkpoint_that_could_run_something_is_refused(tmp_path: Path) -> None:
+    export(random_model(ModelConfig(**GPT2)), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({"wte.weight": Path("/")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(Unsupported, match=r"pytorch_model\.bin: not a file of tensors alone"):
+        import_model(tmp_path)
+
+
+def test_large_exports_are_cut_into_files_with_an_index(tmp_path: Path) -> None:
+    ours = random_model(ModelConfig(**SHAPES["qwen3"]))
+    export(ours, tmp_path / "one")
+    export(ours, tmp_path / "many", max_file_bytes=50_000)
+    files = sorted((tmp_path / "many").glob("model-*-of-*.safetensors"))
+    assert len(files) > 3
+    largest_tensor = 64 * VOCAB * 4
+    assert all(file.stat().st_size < max(50_000, largest_tensor) + 4096 for file in files)
+    index = json.loads((tmp_path / "many/model.safetensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {file.name for file in files}
+    one, many = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path / each) for each in ("one", "many")
+    )
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(many.state_dict()[name], tensor), name
+    for name, tensor in import_model(tmp_path / "many")[0].items():
+        assert torch.equal(tensor[:VOCAB], ours.state_dict()[name][:VOCAB]), name
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "llama",
+            {"attention_bias": True},
+            "mlp_bias is false; with attention_bias true it must be the same",
+        ),
+        ("llama", {"hidden_act": "quick_gelu"}, 'hidden_act is "quick_gelu"; silu, swish, gelu, .* can be'),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+            r'rope_scaling.rope_type is "dynamic"; default, linear, llama3 and yarn can be imported',
+        ),
+        ("llama yarn", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5; only 1.0 can"),
+        (
+            "llama",
+            {"model_type": "mixtral"},
+            'model_type is "mixtral"; llama, mistral, qwen3, gpt2, t5, bert can',
+        ),
+        ("llama", {"vocab_size": None}, "vocab_size is null; a number is needed"),
+        ("llama", {"num_key_value_heads": 3}, "n_kv_heads=3 must divide n_heads=4"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window is true; only false can be imported"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is true; only"),
+        (
+            "t5",
+            {"feed_forward_proj": "gated-tanh"},
+            'feed_forward_proj is "gated-tanh"; .* after gated-, can',
+        ),
+        ("bert", {"is_decoder": True}, "is_decoder is true; only false can be imported"),
+        ("bert", {"hidden_act": "relu"}, 'hidden_act is "relu"; only "gelu" can be imported'),
+    ],
+)
+def test_what_we_do_not_have_is_refused_by_name(
+    tmp_path: Path, name: str, change: dict[str, object], message: str
+) -> None:
+    export(random_model(ModelConfig(**SHAPES[name])), tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(Unsupported, match=message) as refusal:
+        import_model(tmp_path)
+    assert str(refusal.value).startswith(str(file))
+    assert "\n" not in str(refusal.value)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_refused_by_name(tmp_path: Path) -> None:
+    export(random_model(ModelConfig(**SHAPES["llama"])), tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = safetensors.load_file(file)
+    norm = tensors.pop("model.norm.weight")
+
+    def refused(message: str, **more: Tensor) -> None:
+        safetensors.save_file(tensors | more, file)
+        with pytest.raises(Unsupported, match=message):
+            import_model(tmp_path)
+
+    refused("lacks model.norm.weight")
+    tensors["model.norm.weight"] = norm
+    refused("has, and we do not, model.layers.0.extra", **{"model.layers.0.extra": norm.clone()})
+    refused(r"model.norm.weight has the shape \[47\]; .* \[48\]", **{"model.norm.weight": norm[:47].clone()})
+    tied = json.loads((tmp_path / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps(tied))
+    refused("lm_head.weight differs from model.embed_tokens.weight")
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(Unsupported, match=r"model\.safetensors: damaged"):
+        import_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"position": "alibi"}, "nearest is llama, mistral, but position=alibi where it has rope"),
+        (
+            {"qk_norm": True, "sliding_window": 8},
+            "nearest is llama, mistral, but qk_norm=True where it has False",
+        ),
+        (GPT2 | {"n_kv_heads": 2}, "nearest is gpt2, but n_kv_heads=2 where it has 4"),
+        (SHAPES["t5"] | {"scale_logits": False}, "nearest is t5, but scale_logits=False where it has True"),
+    ],
+)
+def test_shapes_that_transformers_lacks_are_not_exported(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    config = ModelConfig(**DECODER | fields)
+    with pytest.raises(Unsupported, match=message):
+        export_model(lambda name: torch.empty(0), config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_new_numbering_moves_rows_and_nothing_else() -> None:
+    config = ModelConfig(**SHAPES["llama"])
+    ours = random_model(config)
+    rows = [5, None, 332, 0, *range(6, 300)]
+    state, renumbered = with_rows(ours.state_dict(), config, rows)
+    tokens = torch.tensor([[0, 2, 3, 10, len(rows) - 1]])
+    before = torch.tensor([[rows[token] for token in tokens[0]]])
+    got, expected = loaded(state, renumbered)(tokens)[..., : len(rows)], ours(before)[..., :VOCAB]
+    for id, row in enumerate(rows):
+        alike = expected.mean(-1) if row is None else expected[..., row]
+        torch.testing.assert_close(got[..., id], alike, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="an id 333, the model 333 ids"):
+        with_rows(ours.state_dict(), config, [333])

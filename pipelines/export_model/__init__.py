@@ -1,0 +1,1 @@
+"""Export: a model of this root becomes a Hugging Face directory."""

@@ -1,0 +1,20 @@
+"""Configuration of `manta export`."""
+
+from typing import Annotated, Literal
+
+import tyro
+
+from pipelines.stage_config import Frozen
+
+
+class ExportConfig(Frozen):
+    """Write a model as a Hugging Face directory, which transformers and vLLM load unchanged."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """NAME or models/NAME, its newest version, or with /VERSION."""
+    to: str
+    """Folder to write: a new one, or an empty one."""
+    root: str = "runs/default"
+    """Where the model is."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Data type of the weights."""

@@ -1,0 +1,83 @@
+"""Export: models/NAME → a Hugging Face directory, on this machine and without Ray."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from cluster.artifacts.manifest import Artifact
+from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
+from llm.models.hugging_face.directory import export_model
+from llm.models.hugging_face.fields import Unsupported
+from llm.models.load import load_config
+from llm.tokenizer.special import BOS_ID, EOS_ID, PAD_ID
+from pipelines.begin import check_inputs
+from pipelines.check_model import check_head
+from pipelines.export_model.config import ExportConfig
+from pipelines.inspect.format import format_bytes
+from pipelines.model_folder import CONFIG, EXPORT, GENERATION, IMPORTED, TOKENIZER, WEIGHTS
+from pipelines.progress import console
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def run(config: ExportConfig) -> int:
+    """Write the directory, whole or not at all."""
+    model = ArtifactStore(config.root).resolve("models", config.model)
+    target = _free_place(config.to)
+    check_head("model", model, "lm")
+    check_inputs({"model": model})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        written = Path(scratch, "export")
+        try:
+            _write(model, written, _DTYPES[config.dtype])
+        except Unsupported as error:
+            raise UserError(f"{model.ref}: {error}") from None
+        size = sum(file.stat().st_size for file in written.iterdir())
+        os.replace(written, target)  # which an empty folder does not keep from happening
+    console.print(f"{model.ref}: written to {target}, {format_bytes(size)}", markup=False)
+    return 0
+
+
+def _free_place(to: str) -> Path:
+    if "://" in to:
+        raise UserError(f"--to {to}: give a folder on this machine, and copy it from there")
+    target = Path(to).expanduser().absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"--to {to}: there is something already; give a new folder, or empty this one")
+    return target
+
+
+def _write(model: Artifact, directory: Path, dtype: torch.dtype) -> None:
+    kept = [name for name in model.files if name.startswith(f"{IMPORTED}/")]
+    own = [TOKENIZER] if TOKENIZER in model.files else []
+    folder = model.fetch(CONFIG, WEIGHTS, *own, *kept)
+    shape, _ = load_config(folder)
+    with safe_open(folder / WEIGHTS, framework="pt") as weights:
+        export_model(
+            weights.get_tensor,
+            shape,
+            directory,
+            tokenizer_model=(folder / TOKENIZER).read_bytes() if own else None,
+            special_ids=_special_ids(model),
+            dtype=dtype,
+        )
+    for name in kept:
+        if not (directory / Path(name).name).exists():
+            shutil.copyfile(folder / name, directory / Path(name).name)
+
+
+def _special_ids(model: Artifact) -> dict[str, Any]:
+    """Those that were written, or imported, with the model."""
+    for folder in (EXPORT, IMPORTED):
+        if f"{folder}/{GENERATION}" in model.files:
+            found: dict[str, Any] = json.loads(model.read(f"{folder}/{GENERATION}"))
+            return found
+    return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}

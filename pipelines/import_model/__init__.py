@@ -1,0 +1,1 @@
+"""Import: a Hugging Face directory becomes a model of this root."""
