@@ -67,7 +67,6 @@ def renumber(model: bytes, added: dict[int, str] | None = None) -> Renumbered:
     made.CopyFrom(spec)
     del made.pieces[:]
     made.pieces.extend(pieces)
-    made.ClearField("self_test_data")
     _describe(made.trainer_spec, len(pieces))
     rows = [had.get(id) for id in range(len(SPECIAL_PIECES))] + rest + list(behind)
     return Renumbered(made.SerializeToString(deterministic=True), rows)

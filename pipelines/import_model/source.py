@@ -34,6 +34,8 @@ def find_directory(given: str) -> Path:
             f"{given}: there is no such folder here; fetch a model first, as with "
             f"`hf download {given} --local-dir DIR`"
         )
+    if not (directory / CONFIGS[0]).is_file():
+        raise UserError(f"{given}: there is no {CONFIGS[0]} in it; give the folder with the model's files")
     return directory
 
 

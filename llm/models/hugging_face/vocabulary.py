@@ -13,8 +13,8 @@ def with_rows(
 ) -> tuple[dict[str, Tensor], ModelConfig]:
     """The model whose token i was token rows[i]. A new token (None) is the mean of all old ones.
 
-    The mean keeps a new token from being likelier than those that the model knows (Hewitt, 2021, "Initializing
-    new word embeddings for pretrained language models").
+    The mean keeps a new token from being likelier than those that the model knows (Hewitt, 2021,
+    "Initializing New Word Embeddings for Pretrained Language Models").
 
     Raises ValueError if a row is beyond the vocabulary.
     """
