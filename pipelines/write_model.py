@@ -19,12 +19,21 @@ def write_language_model(
     tokenizer_model: bytes,
     special_ids: dict[str, int],
 ) -> dict[str, FileEntry]:
-    """Write weights.safetensors and export/; returns what the manifest says of them."""
+    """Write weights.safetensors, and export/ where it can be made; returns what the manifest says of them."""
     path = workspace.path
     save_model(path, weights, config)
     (path / TOKENIZER).write_bytes(tokenizer_model)
-    export_llama(weights, config, path / EXPORT, tokenizer_model=path / TOKENIZER, special_ids=special_ids)
+    if _is_llama(config):
+        export_llama(
+            weights, config, path / EXPORT, tokenizer_model=path / TOKENIZER, special_ids=special_ids
+        )
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()
     )
     return workspace.publish([WEIGHTS, *exported])
+
+
+def _is_llama(config: ModelConfig) -> bool:
+    """Whether the model is of the shape that export/ can be made of."""
+    shape = (config.family, config.position, config.norm, config.gated, config.bias)
+    return shape == ("decoder", "rope", "rms", True, False)

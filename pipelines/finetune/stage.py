@@ -6,6 +6,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.models.load import load_config
 from pipelines.begin import begin
+from pipelines.check_model import check_decoder
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 
@@ -23,6 +24,7 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
     shape, head = load_config(base.fetch(CONFIG))
     if head != "lm":
         raise UserError(f"--base {config.base}: {base.ref} is a {head} model; give a language model")
+    check_decoder("base", base)
     if config.max_seq_len > shape.max_seq_len:
         raise UserError(
             f"--max-seq-len {config.max_seq_len} is longer than {base.ref} allows: "

@@ -15,6 +15,7 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from cluster.placement import Node, Share, room, share
 from llm.models.load import load_config
+from pipelines.check_model import check_decoder
 from pipelines.invocation import invocation
 from pipelines.model_folder import CONFIG
 from pipelines.progress import console
@@ -39,6 +40,7 @@ def find_model(options: ServedModel, store: ArtifactStore) -> Artifact:
     shape, head = load_config(model.fetch(CONFIG))
     if head != "lm":
         raise UserError(f"{model.ref} is a reward model; serve a language model, such as the one it scored")
+    check_decoder("model", model)
     if options.max_seq_len and options.max_seq_len > shape.max_seq_len:
         raise UserError(
             f"--max-seq-len {options.max_seq_len} is beyond the {shape.max_seq_len} tokens of {model.ref}"
