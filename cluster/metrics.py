@@ -83,7 +83,8 @@ TRAINING = (
     _training(
         "heldout_accuracy",
         unit="share",
-        help="Held-out pairs of responses that a reward model puts in the right order",
+        help="Held-out pairs of responses that a reward model puts in the right order; of an encoder, masked "
+        "tokens that it guesses",
         panel="Held-out accuracy",
     ),
     _training("heldout_pairs", unit="pairs", help="Held-out pairs without a tie", panel="Held-out pairs"),

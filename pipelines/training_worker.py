@@ -15,8 +15,8 @@ from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.folder import FileEntry
 from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
-from llm.models.decoder import Decoder
-from llm.models.load import build, load_state
+from llm.models.heads import DecoderWithScalar
+from llm.models.load import LanguageModel, build, load_state
 from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
@@ -87,10 +87,10 @@ def run_precision(job: TrainingJob, device: torch.device) -> Precision:
 
 def sharded_model(
     job: TrainingJob, device: torch.device, precision: Precision, weights: Path | None
-) -> Decoder:
+) -> LanguageModel:
     """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
     model = build(job.model)
-    assert isinstance(model, Decoder)
+    assert not isinstance(model, DecoderWithScalar)
     shard(model, data_mesh(device), precision)
     model.to_empty(device=device)
     if weights is None:
@@ -150,7 +150,9 @@ class Watcher:
         self._board.post.remote(metrics)
 
 
-def write_model(job: TrainingJob, model: Decoder, tokenizer: Tokenizer, stop_id: int) -> dict[str, FileEntry]:
+def write_model(
+    job: TrainingJob, model: LanguageModel, tokenizer: Tokenizer, stop_id: int
+) -> dict[str, FileEntry]:
     """Write the final weights, in our form and in Hugging Face's. Every worker calls it; rank 0 writes.
 
     Returns what the manifest says of the files, on rank 0.

@@ -76,8 +76,8 @@ def corrupt_spans(
     """Inputs (samples, input_len) and targets (samples, target_len), int64: see `SpanCorruption.lengths`.
 
     rows: (samples, raw_len) int64, the samples from `first_sample` on. What a row gives depends on it, its
-    number and the seed, and not on the other rows. The k-th span's sentinel is `first_sentinel_id` + k, which
-    must be no token of a text.
+    number and the seed, and not on the other rows. The k-th span's sentinel is `first_sentinel_id` - k, as in
+    T5's vocabulary, where <extra_id_0> is the last token. None of them may be a token of a text.
     """
     samples, raw_len = rows.shape
     noise, spans = corruption.noise(raw_len), corruption.sentinels(raw_len)
@@ -92,7 +92,7 @@ def corrupt_spans(
     is_noise = part % 2 == 1
 
     # Inputs and targets are each other's mirror: a part that one of them lacks has left its sentinel there.
-    marked = np.where(begins, first_sentinel_id + part // 2, rows)
+    marked = np.where(begins, first_sentinel_id - part // 2, rows)
     input_len, target_len = corruption.lengths(raw_len)
     inputs = np.full((samples, input_len), eos_id, dtype=np.int64)
     targets = np.full((samples, target_len), eos_id, dtype=np.int64)

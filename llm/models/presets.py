@@ -64,6 +64,7 @@ _T5_BOTH = {
     "norm_eps": 1e-6,
     "attention_scale": 1.0,
 }
+_T5_V10 = _T5_BOTH | {"activation": "relu", "gated": False, "scale_logits": True}
 _T5_PAPER = "Raffel et al., 2020, arXiv:1910.10683"
 _T5_V11_PAPER = "Shazeer, 2020, arXiv:2002.05202"
 _BERT = (
@@ -87,7 +88,7 @@ _BERT = (
 
 def _t5(d_model: int, n_layers: int, n_heads: int, d_ff: int, head_dim: int = 64) -> Preset:
     sizes = _sizes(d_model, n_layers, n_heads, d_ff, n_encoder_layers=n_layers, head_dim=head_dim)
-    return _preset(_T5_PAPER, 32128, _T5_BOTH, **sizes, activation="relu", gated=False, scale_logits=True)
+    return _preset(_T5_PAPER, 32128, _T5_V10, **sizes)
 
 
 def _t5_v11(d_model: int, n_layers: int, n_heads: int, d_ff: int) -> Preset:
@@ -101,8 +102,10 @@ def _transformer(d_model: int, n_heads: int, d_ff: int) -> Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # ~0.1M parameters at vocab 512.
+    # ~0.1M parameters at vocab 512, one of each family.
     "tiny-100k": _preset("for tests", 512, {}, **_sizes(64, 2, 4, 128), n_kv_heads=2, max_seq_len=256),
+    "t5-tiny": _preset("for tests", 512, _T5_V10, **_sizes(48, 2, 3, 96, n_encoder_layers=2)),
+    "bert-tiny": _preset("for tests", 512, _BERT[2], **_sizes(64, 2, 4, 128), max_seq_len=256),
     # 1.1M at vocab 1024. Wide and shallow, with few heads: the best for a few minutes on a CPU, where a small
     # model that sees more tokens beats a larger one (a third layer costs 40 % more time and learns no more
     # from as many tokens; six heads of 32 learn no more than three of 64). A head of its own lets the

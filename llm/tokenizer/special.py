@@ -23,3 +23,29 @@ BYTE_PIECES = 256
 """Byte fallback adds the pieces <0x00> … <0xFF>, right after the special ones."""
 
 MIN_VOCAB_SIZE = FIRST_BYTE_ID + BYTE_PIECES
+
+SENTINELS = 100
+"""What T5's vocabulary has: as many spans can be left out of one text."""
+
+ADDED_PIECES: dict[str, tuple[str, ...]] = {
+    "decoder": (),
+    "encoder-decoder": tuple(f"<extra_id_{span}>" for span in reversed(range(SENTINELS))),
+    "encoder": ("<mask>",),
+}
+"""Pieces that models of a family have after those of their tokenizer, in the order of their ids.
+
+They are the model's and not the tokenizer's: tokenizers and token shards serve all families, and no text can
+spell them. Hugging Face's T5 has its sentinels in the same places.
+"""
+
+
+def sentinel_id(text_ids: int, span: int) -> int:
+    """Id of "<extra_id_{span}>" in a model whose tokenizer has `text_ids` pieces: the first one is the last
+    id.
+    """
+    return text_ids + SENTINELS - 1 - span
+
+
+def mask_id(text_ids: int) -> int:
+    """Id of "<mask>" in a model whose tokenizer has `text_ids` pieces."""
+    return text_ids

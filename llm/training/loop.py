@@ -11,9 +11,10 @@ from torch import Tensor
 
 from llm.models.decoder import Trunk
 from llm.models.documents import seeing_themselves
+from llm.models.encoder_decoder import EncoderDecoder
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from llm.training.checkpoint_mirror import CheckpointMirror
-from llm.training.loss import summed_cross_entropy
+from llm.training.loss import IGNORE, summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
@@ -28,7 +29,7 @@ class TrainingRun:
     redone.
     """
 
-    model: Trunk
+    model: Trunk | EncoderDecoder
     """Sharded, holding its first weights."""
     recipe: Recipe
     precision: Precision
@@ -54,7 +55,7 @@ class TrainingRun:
     may_write: Callable[[], bool] = lambda: True
     """False once another process has taken this run over."""
     loss_sum: LossSum | None = None
-    """What a micro-batch costs; by default the next-token cross-entropy of a `Decoder`."""
+    """What a micro-batch costs; by default the cross-entropy of a language model."""
 
     @property
     def checkpoints(self) -> Path:
@@ -135,18 +136,24 @@ def train(run: TrainingRun) -> None:
             recorder.checkpointed(done, time.perf_counter() - began)
 
 
-def language_model_loss(model: Trunk, opening_id: int | None = None) -> Callable[[Tensor, Tensor], Tensor]:
-    """(tokens, targets) -> summed next-token cross-entropy, inside `model`'s forward for FSDP's sake.
+def language_model_loss(model: Trunk | EncoderDecoder, opening_id: int | None = None) -> LossSum:
+    """The summed cross-entropy of a micro-batch, inside `model`'s forward for FSDP's sake.
 
     opening_id: the token with which each document of a row begins, if they are not to see each other.
     """
 
-    def loss_sum(tokens: Tensor, targets: Tensor) -> Tensor:
-        def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
-            vocab_size = model.config.vocab_size
-            return summed_cross_entropy(hidden, head_weight, targets, vocab_size, head_bias)
+    def loss_sum(*micro_batch: Tensor) -> Tensor:
+        *given, targets = micro_batch
 
-        return model(tokens, **seeing_themselves(tokens, opening_id), readout=readout)
+        def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
+            predicted = targets
+            if model.config.family == "encoder":  # Most tokens are not masked: their logits are not made.
+                masked = targets != IGNORE
+                hidden, predicted = hidden[masked], targets[masked]
+            vocab_size = model.config.vocab_size
+            return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
+
+        return model(*given, **seeing_themselves(given[0], opening_id), readout=readout)
 
     return loss_sum
 

@@ -32,9 +32,9 @@ def summed_cross_entropy(
     """Sum over valid positions of −log p(target), in nats, an fp32 scalar.
 
     Args:
-        hidden: (batch, seq, d_model), any floating dtype.
+        hidden: (…, d_model), any floating dtype.
         head_weight: (padded_vocab_size, d_model), the same dtype; rows from `vocab_size` on are left out.
-        targets: (batch, seq) int64, `IGNORE` where there is nothing to predict.
+        targets: (…) int64, `IGNORE` where there is nothing to predict.
         vocab_size: ids that may be predicted.
         head_bias: (padded_vocab_size,), added to the logits.
     """

@@ -13,11 +13,13 @@ from torch.distributed.tensor import DTensor
 from llm.training.loss import IGNORE
 from llm.training.optimizer import set_learning_rate
 
-MicroBatch = tuple[Tensor, Tensor]
-"""Tokens and targets, both (sequences, seq) int64; targets are `IGNORE` where nothing is predicted."""
+MicroBatch = tuple[Tensor, ...]
+"""What the model is given, each (sequences, …), and last the targets (sequences, seq) int64, which are
+`IGNORE` where nothing is predicted. Of a decoder or an encoder: tokens and targets, of one shape.
+"""
 
-LossSum = Callable[[Tensor, Tensor], Tensor]
-"""(tokens, targets) -> the summed loss of a micro-batch, a scalar with a gradient."""
+LossSum = Callable[..., Tensor]
+"""The tensors of a micro-batch -> its summed loss, a scalar with a gradient."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,16 @@ def train_step(
         ValueError: no token of the global batch is valid.
     """
     device = micro_batches[0][0].device
-    valid = torch.stack([(targets != IGNORE).sum() for _, targets in micro_batches]).sum()
+    valid = torch.stack([(micro_batch[-1] != IGNORE).sum() for micro_batch in micro_batches]).sum()
     tokens = int(_sum_over_ranks(valid).item())
     if tokens == 0:
         raise ValueError("no token of the batch is to be predicted: every target is masked")
 
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for index, (inputs, targets) in enumerate(micro_batches):
+    for index, micro_batch in enumerate(micro_batches):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(index == len(micro_batches) - 1)
-        loss = loss_sum(inputs, targets)
+        loss = loss_sum(*micro_batch)
         (loss / tokens).backward()
         total += loss.detach()
     mean_loss = _sum_over_ranks(total).item() / tokens

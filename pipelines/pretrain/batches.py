@@ -2,22 +2,38 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from llm.data.loader import TokenLoader
-from llm.training.loss import IGNORE, next_token_targets
+from llm.training.loss import IGNORE
+from llm.training.objectives import Objective, corrupted_spans, masked_tokens, next_token
 from llm.training.step import MicroBatch
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_worker import my_share
 
 
+def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
+    """What models of the family of `config.model` learn.
+
+    text_ids: pieces of the tokenizer. seed: of holes and masks.
+    """
+    if config.family == "encoder-decoder":
+        return corrupted_spans(config.corruption, seed=seed, text_ids=text_ids)
+    if config.family == "encoder":
+        return masked_tokens(config.objective.mask_rate, seed=seed, text_ids=text_ids)
+    return next_token
+
+
 class GlobalBatches:
     """Step s is taken with samples s · global_batch … (s + 1) · global_batch − 1, split over all workers."""
 
-    def __init__(self, loader: TokenLoader, config: PretrainConfig, device: torch.device):
-        self._loader, self._config, self._device = loader, config, device
+    def __init__(
+        self, loader: TokenLoader, objective: Objective, config: PretrainConfig, device: torch.device
+    ):
+        self._loader, self._objective, self._config, self._device = loader, objective, config, device
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
-        """This worker's part of the step's samples, `config.micro_batch` of them in each.
+        """What is made of this worker's part of the step's samples, `config.micro_batch` of them in each.
 
         The samples of the step after are sent for, if they come over a network.
         """
@@ -27,10 +43,13 @@ class GlobalBatches:
         samples = loader.batch(start, count)
         if step + 1 < config.steps:
             loader.expect(start + config.global_batch, count)
-        tokens = torch.from_numpy(samples).to(self._device)
-        targets = next_token_targets(tokens)
-        if missing:
-            tokens = F.pad(tokens, (0, 0, 0, missing), value=loader.shards.eos_id)
-            targets = F.pad(targets, (0, 0, 0, missing), value=IGNORE)
-        size = config.micro_batch
-        return list(zip(tokens.split(size), targets.split(size), strict=True))
+        *given, targets = self._objective(samples, start)
+        tensors = [_lengthened(each, missing, loader.shards.eos_id) for each in given]
+        tensors.append(_lengthened(targets, missing, IGNORE))
+        parts = [each.to(self._device).split(config.micro_batch) for each in tensors]
+        return list(zip(*parts, strict=True))
+
+
+def _lengthened(rows: Tensor, missing: int, value: int) -> Tensor:
+    """(rows, length) int64 with so many rows more, full of `value`."""
+    return F.pad(rows, (0, 0, 0, missing), value=value) if missing else rows

@@ -1,14 +1,18 @@
 """Configuration of pre-training."""
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from llm.models.config import ModelConfig
+from llm.models.config import Family, ModelConfig
 from llm.models.presets import model_config
+from llm.tokenizer.special import ADDED_PIECES, SENTINELS
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
 from pipelines.stage_config import Frozen, How
 from pipelines.training_config import TrainingConfig
+
+if TYPE_CHECKING:
+    from llm.data.span_corruption import SpanCorruption
 
 
 class ModelOptions(Frozen):
@@ -40,6 +44,25 @@ class ModelOptions(Frozen):
             raise ValueError(f"model: {error.errors()[0]['msg']}") from None
 
 
+class ObjectiveOptions(Frozen):
+    """How much of a text is not shown to a model that learns to fill it in."""
+
+    noise_density: float = Field(default=0.15, gt=0, lt=1)
+    """Encoder-decoder: the part of the tokens that is left out."""
+    mean_span_length: float = Field(default=3.0, ge=1)
+    """Encoder-decoder: how many of them in a row, on average."""
+    mask_rate: float = Field(default=0.15, gt=0, le=1)
+    """Encoder: the part of the tokens that is to be guessed."""
+
+
+_OBJECTIVE_OPTIONS: dict[Family, tuple[str, ...]] = {
+    "decoder": (),
+    "encoder-decoder": ("noise_density", "mean_span_length"),
+    "encoder": ("mask_rate",),
+}
+"""Those that a family reads."""
+
+
 class PretrainConfig(TrainingConfig):
     """Train a language model from scratch on token shards."""
 
@@ -55,10 +78,13 @@ class PretrainConfig(TrainingConfig):
     steps: int = Field(default=1000, gt=0)
     """Optimizer steps."""
     seq_len: int = Field(default=256, gt=1)
-    """Tokens in one training sequence."""
+    """Tokens in one training sequence; of an encoder-decoder, those that the encoder reads. The text that it
+    is made from is longer then, by what the decoder has to fill in.
+    """
+    objective: ObjectiveOptions = ObjectiveOptions()
     document_mask: bool = False
     """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
-    arXiv:2402.13991). Attention then has a mask, which costs time.
+    arXiv:2402.13991). Attention then has a mask, which costs time. Decoders only.
     """
     extends: How[str | None] = None
     """Finished pre-trained model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer state and
@@ -77,23 +103,38 @@ class PretrainConfig(TrainingConfig):
         shape = self.model.shape(vocab_size=1).model_dump(mode="json", exclude_defaults=True)
         del shape["vocab_size"]  # the tokenizer's
         what = super().what() | {"model": shape} | self.sources.what()
+        # Models that were made before these could be chosen keep their versions.
         if not self.document_mask:
-            del what["document_mask"]  # models that were made before it could be chosen keep their versions
-        return what
+            del what["document_mask"]
+        objective = what.pop("objective")
+        read = _OBJECTIVE_OPTIONS[self.family]
+        return what | ({"objective": {name: objective[name] for name in read}} if read else {})
+
+    @property
+    def family(self) -> Family:
+        """Of the model: it says what is learned (`llm.training.objectives`)."""
+        return self.model.shape(vocab_size=1).family
+
+    def trained_shape(self, text_ids: int) -> ModelConfig:
+        """The model's configuration with the `text_ids` pieces of a tokenizer and what its family adds."""
+        return self.model.shape(text_ids + len(ADDED_PIECES[self.family]))
+
+    @property
+    def corruption(self) -> "SpanCorruption":
+        """What an encoder-decoder learns from."""
+        from llm.data.span_corruption import SpanCorruption  # numpy with it, which --help does without
+
+        return SpanCorruption(self.objective.noise_density, self.objective.mean_span_length)
+
+    @property
+    def window(self) -> int:
+        """Tokens of text that one training sequence is made from: a sample of the stream."""
+        return self.corruption.raw_len(self.seq_len) if self.family == "encoder-decoder" else self.seq_len
 
     @property
     def sources(self) -> TokensChoice:
         """What `tokens` says."""
         return parse_tokens(self.tokens)
-
-    @model_validator(mode="after")
-    def _tokens_are_a_mixture(self) -> Self:
-        if self.sources.stages:
-            try:
-                self.sources.mixture(self.seq_len)
-            except ValueError as error:
-                raise ValueError(f"tokens: {error}") from None
-        return self
 
     @model_validator(mode="after")
     def _numbers_fit_the_model(self) -> Self:
@@ -109,4 +150,44 @@ class PretrainConfig(TrainingConfig):
                 f"seq_len={self.seq_len} is longer than the model's max_seq_len={longest}: "
                 "shorten it or raise --model.max-seq-len"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _objective_is_the_familys(self) -> Self:
+        family, preset = self.family, self.model.preset
+        for reader, names in _OBJECTIVE_OPTIONS.items():
+            for name in names:
+                value = getattr(self.objective, name)
+                if reader != family and value != getattr(ObjectiveOptions(), name):
+                    raise ValueError(f"objective.{name}={value} is for an {reader}, and {preset} is none")
+        if self.document_mask and family != "decoder":
+            raise ValueError(f"document_mask keeps documents apart in a decoder, and {preset} is none")
+        if family == "encoder-decoder":
+            self._check_spans()
+        return self
+
+    def _check_spans(self) -> None:
+        if self.seq_len < 3:
+            raise ValueError(f"seq_len={self.seq_len}: the shortest text with a hole takes 3 tokens")
+        spans, (_, target_len) = self.corruption.sentinels(self.window), self.corruption.lengths(self.window)
+        if spans > SENTINELS:
+            raise ValueError(
+                f"seq_len={self.seq_len} with objective.noise_density={self.objective.noise_density} leaves "
+                f"out {spans} spans, and there are {SENTINELS} sentinels to mark them; "
+                "shorten it, or raise objective.mean_span_length"
+            )
+        longest = self.model.shape(vocab_size=1).max_seq_len
+        if target_len > longest:
+            raise ValueError(
+                f"objective.noise_density={self.objective.noise_density} gives the decoder {target_len} "
+                f"tokens, more than the model's max_seq_len={longest}: lower it or raise --model.max-seq-len"
+            )
+
+    @model_validator(mode="after")
+    def _tokens_are_a_mixture(self) -> Self:
+        if self.sources.stages:
+            try:
+                self.sources.mixture(self.window)
+            except ValueError as error:
+                raise ValueError(f"tokens: {error}") from None
         return self

@@ -35,13 +35,14 @@ def resolve_inputs(config: PretrainConfig, store: ArtifactStore) -> dict[str, Ar
 
 def _check_sources(config: PretrainConfig, sources: list[Artifact]) -> None:
     first = sources[0]
+    needed = "" if config.window == config.seq_len else f", and {config.window} are taken for one sequence"
     for number, tokens in enumerate(sources):
         shards = ranged_shards(tokens, "train")
         longest = max(shards.shard_tokens, default=0)
-        if longest < config.seq_len:
+        if longest < config.window:
             raise UserError(
                 f"--seq-len {config.seq_len}: the largest shard of {tokens.ref} has {longest} training "
-                "tokens; shorten the sequences or tokenize more text"
+                f"tokens{needed}; shorten the sequences or tokenize more text"
             )
         if shards.tokenizer != ranged_shards(first, "train").tokenizer:
             made_by, expected = (each.manifest["inputs"]["tokenizer"]["ref"] for each in (tokens, first))
@@ -66,9 +67,9 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         return draft
     tokens = inputs["tokens"]
     sources = {name: ranged_shards(inputs[role], "train") for role, name in config.sources.roles.items()}
-    for line in reading_plan(config, sources):
+    for line in [*reading_plan(config, sources), *_not_measured(config, inputs)]:
         console.print(line, markup=False)
-    model = config.model.shape(sources[config.sources.names[0]].vocab_size)
+    model = config.trained_shape(sources[config.sources.names[0]].vocab_size)
     tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
     prepare_model_folder(draft, model, tokenizer)
 
@@ -95,10 +96,23 @@ def reading_plan(config: PretrainConfig, sources: dict[str, TokenShards]) -> lis
     epochs = dict(zip(sources, order.epochs(config.steps * config.global_batch), strict=True))
     lines = [f"{config.name}: {name} is read {times:.2f} times" for name, times in epochs.items()]
     if isinstance(order, MixedOrder):
-        starts = order.mixture.starts[1:] * config.seq_len
+        starts = order.mixture.starts[1:] * config.window
         lines += [f"{config.name}: another mixture after {int(start):,} tokens" for start in starts]
     elif max(epochs.values()) <= _REPEATED:
         return []
     if max(epochs.values()) > _REPEATED:
         lines.append(f"{config.name}: beyond {_REPEATED} times text teaches ever less (arXiv:2305.16264)")
     return lines
+
+
+def _not_measured(config: PretrainConfig, inputs: dict[str, Artifact]) -> list[str]:
+    """Held-out text that is too short for the objective; bits per byte are measured on any."""
+    if config.family == "decoder":
+        return []
+    heldout = {name: ranged_shards(inputs[role], "heldout") for role, name in config.sources.roles.items()}
+    return [
+        f"{config.name}: no shard of the text that {name} holds out has {config.window} tokens, as many as "
+        "a sequence is made from: nothing is measured on it"
+        for name, shards in heldout.items()
+        if shards.tokens and max(shards.shard_tokens) < config.window
+    ]

@@ -39,10 +39,10 @@ def open_source(config: PretrainConfig, inputs: dict[str, Artifact]) -> TokenSou
 def order_of(config: PretrainConfig, sources: list[TokenShards]) -> Order | MixedOrder:
     """The order of the stream over the shards of each source in turn.
 
-    Raises ValueError if a source has no shard of `config.seq_len` tokens.
+    Raises ValueError if a source has no shard of `config.window` tokens.
     """
-    seq_len, seed = config.seq_len, config.seed
+    window, seed = config.window, config.seed
     if not config.sources.stages:
-        return Order(sources[0].shard_tokens, seq_len, seed)
-    orders = [Order(each.shard_tokens, seq_len, seed, source=each.fingerprint) for each in sources]
-    return MixedOrder(orders, [len(each) for each in sources], config.sources.mixture(seq_len))
+        return Order(sources[0].shard_tokens, window, seed)
+    orders = [Order(each.shard_tokens, window, seed, source=each.fingerprint) for each in sources]
+    return MixedOrder(orders, [len(each) for each in sources], config.sources.mixture(window))

@@ -1,20 +1,15 @@
 """One pre-training worker: the training loop of `llm.training.loop` over token shards."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
-
-from llm.data.shards import TokenShards
-from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
 from llm.models.parameters import parameter_count
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
-from pipelines.pretrain.batches import GlobalBatches
+from pipelines.pretrain.batches import GlobalBatches, objective_of
 from pipelines.pretrain.config import PretrainConfig
+from pipelines.pretrain.heldout import held_out
 from pipelines.pretrain.token_source import TokenSource, open_source
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import (
@@ -37,20 +32,11 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         precision = run_precision(job, device)
         source = open_source(config, job.inputs)
         loader = source.loader
-        opening_id = loader.shards.eos_id if config.document_mask else None
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
+        objective = objective_of(config, loader.shards.vocab_size, config.seed)
+        opening_id = loader.shards.eos_id if config.document_mask else None
         model = sharded_model(job, device, precision, weights=None)
-
-        def score(heldout: TokenShards, windows: int | None) -> float:
-            size = config.micro_batch
-            return bits_per_byte(model, heldout, config.seq_len, size, windows, opening_id)
-
-        def evaluate() -> dict[str, float]:
-            if not source.heldout:
-                return {}
-            joined = TokenShards.join(list(source.heldout.values()))
-            return {"heldout_bits_per_byte": score(joined, config.evaluate_windows)}
-
+        heldout = held_out(model, source, config, opening_id)
         train(
             TrainingRun(
                 model=model,
@@ -59,10 +45,10 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
                 extended=lambda: extended_checkpoint(job.inputs.get("extends")),
-                micro_batches=GlobalBatches(loader, config, device).micro_batches,
+                micro_batches=GlobalBatches(loader, objective, config, device).micro_batches,
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
-                evaluate=evaluate,
+                evaluate=heldout.in_training,
                 loss_sum=language_model_loss(model, opening_id),
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, config.seq_len),
@@ -74,9 +60,9 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             "parameters": parameter_count(job.model),
             "precision": precision,
             "steps": config.steps,
-            "tokens": config.steps * config.global_batch * config.seq_len,
+            "tokens": config.steps * config.global_batch * config.window,
             "epochs": epochs_of(config, source),
-            **heldout_measures(source, lambda heldout: score(heldout, None)),
+            **heldout.at_the_end(),
         }
         finish(job, counts, files)
 
@@ -85,23 +71,3 @@ def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, 
     """How often the run went through its tokens; of a mixture, by name."""
     epochs = [round(each, 4) for each in source.loader.order.epochs(config.steps * config.global_batch)]
     return dict(zip(config.sources.names, epochs, strict=True)) if config.sources.stages else epochs[0]
-
-
-def heldout_measures(source: TokenSource, score: Callable[[TokenShards], float]) -> dict[str, Any]:
-    """Bits per byte of all held-out text, of each source's if there are several, and of the unigram model.
-
-    Those of all are the sources', weighted by their bytes: every token is scored once in either case.
-    """
-    if not source.heldout:
-        return {}
-    by_name = {name: score(heldout) for name, heldout in source.heldout.items()}
-    joined = TokenShards.join(list(source.heldout.values()))
-    bits = math.fsum(by_name[name] * heldout.bytes for name, heldout in source.heldout.items())
-    shards = source.loader.shards
-    first = dist.get_rank() == 0  # whose measures count, and the others need not read so much for nothing
-    unigram = unigram_bits_per_byte(shards, joined, shards.vocab_size) if first else math.nan
-    return {
-        "heldout_bits_per_byte": bits / joined.bytes,
-        **({"heldout_bits_per_byte_of": by_name} if len(by_name) > 1 else {}),
-        "unigram_heldout_bits_per_byte": unigram,
-    }

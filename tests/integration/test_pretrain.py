@@ -14,15 +14,18 @@ import pytest
 import ray
 import torch
 
+from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
 from llm.models.load import load_model
 from llm.training.metrics_log import read_records
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.stage import resolve_inputs as finetune_inputs
 from pipelines.pretrain import stage
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.token_shards import ranged_shards
 from pipelines.wandb_run import WandbRun
-from tests.integration.small_artifacts import make_tokens, small_store
+from tests.integration.small_artifacts import VOCAB, make_tokens, small_store
 
 CLUSTER = Cluster()
 FIELDS = {
@@ -132,6 +135,26 @@ def test_a_mixture_whose_documents_are_kept_apart_on_two_workers(local_ray, tmp_
     assert by_name.keys() == {"small", "other"}
     assert min(by_name.values()) < counts["heldout_bits_per_byte"] < max(by_name.values())
     assert counts["heldout_bits_per_byte"] < counts["unigram_heldout_bits_per_byte"] * 1.5
+
+
+@pytest.mark.parametrize("preset", ["t5-tiny", "bert-tiny"])
+def test_the_other_families_learn_and_are_not_taken_for_decoders(undisturbed, preset):
+    store = ArtifactStore(undisturbed.fetch().parents[2])
+    changes = {"name": preset, "model": {"preset": preset}, "steps": 30, "evaluate_every": 10, "workers": 2}
+    artifact = stage.run(PretrainConfig(root=str(store.root), **FIELDS | changes), CLUSTER)
+    records = read_records(artifact.fetch() / "metrics.jsonl")
+    losses = [record["heldout_loss"] for record in records if "heldout_loss" in record]
+    assert losses == sorted(losses, reverse=True)
+    assert artifact.counts["heldout_loss"] < losses[0] - 1
+    guessed = [record["heldout_accuracy"] for record in records if "heldout_accuracy" in record]
+    assert (len(losses), len(guessed)) == (3, 3 if preset == "bert-tiny" else 0)
+
+    model, config = load_model(artifact.fetch())
+    assert config.vocab_size == VOCAB + (100 if preset == "t5-tiny" else 1)
+    assert artifact.counts["parameters"] == sum(p.numel() for p in model.parameters())
+    with pytest.raises(UserError, match=f"--base {artifact.ref} is an encoder.*takes a decoder") as error:
+        finetune_inputs(FinetuneConfig(root=str(store.root), base=preset, corpus="small"), store)
+    assert "\n" not in str(error.value)
 
 
 def test_finished_run_is_not_run_again(undisturbed, monkeypatch):

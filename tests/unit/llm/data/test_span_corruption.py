@@ -14,14 +14,14 @@ from llm.data.span_corruption import SpanCorruption, corrupt_spans
 from tests.unit.llm.data.reference_draws import reference_draws
 
 SMALLEST_P = 1e-4
-FIRST_SENTINEL, EOS = 10_000, 3
+TEXT_IDS, FIRST_SENTINEL, EOS = 10_000, 10_999, 3
 
 densities = st.floats(0.001, 0.999)
 corruptions = st.builds(SpanCorruption, densities, st.floats(1, 20))
 
 
 def texts(samples, raw_len, seed=0):
-    return np.random.default_rng(seed).integers(0, FIRST_SENTINEL, (samples, raw_len))
+    return np.random.default_rng(seed).integers(0, TEXT_IDS, (samples, raw_len))
 
 
 def views(rows, first_sample=0, corruption=SpanCorruption(), seed=1):  # noqa: B008 frozen
@@ -52,8 +52,8 @@ def reference_views(row, sample, corruption, seed):
     for k in range(spans):
         inputs += row[at : at + text_lengths[k]]
         at += text_lengths[k]
-        inputs += [FIRST_SENTINEL + k]
-        targets += [FIRST_SENTINEL + k]
+        inputs += [FIRST_SENTINEL - k]
+        targets += [FIRST_SENTINEL - k]
         targets += row[at : at + noise_lengths[k]]
         at += noise_lengths[k]
     return [*inputs, EOS], [*targets, EOS]
@@ -74,11 +74,11 @@ def put_together(inputs, targets):
     """The text, with each sentinel of the inputs replaced by what follows it in the targets."""
     spans: dict[int, list[int]] = {}
     for token in targets[:-1]:
-        if token >= FIRST_SENTINEL:
+        if token >= TEXT_IDS:
             spans[token] = []
         else:
-            spans[max(spans)].append(token)
-    return [t for token in inputs[:-1] for t in (spans[token] if token >= FIRST_SENTINEL else [token])]
+            spans[min(spans)].append(token)
+    return [t for token in inputs[:-1] for t in (spans[token] if token >= TEXT_IDS else [token])]
 
 
 @given(corruptions, st.integers(2, 600), st.integers(0, 100))
@@ -88,12 +88,12 @@ def test_inputs_and_targets_together_are_the_text(corruption, raw_len, first_sam
     for row, inputs, targets in zip(rows, *views(rows, first_sample, corruption), strict=True):
         assert put_together(inputs.tolist(), targets.tolist()) == row.tolist()
         assert inputs[-1] == targets[-1] == EOS
-        sentinels = list(range(FIRST_SENTINEL, FIRST_SENTINEL + corruption.sentinels(raw_len)))
-        assert inputs[inputs >= FIRST_SENTINEL].tolist() == sentinels
-        assert targets[targets >= FIRST_SENTINEL].tolist() == sentinels
-        held = np.diff(np.flatnonzero(np.append(targets[:-1], FIRST_SENTINEL) >= FIRST_SENTINEL))
+        sentinels = [FIRST_SENTINEL - k for k in range(corruption.sentinels(raw_len))]
+        assert inputs[inputs >= TEXT_IDS].tolist() == sentinels
+        assert targets[targets >= TEXT_IDS].tolist() == sentinels
+        held = np.diff(np.flatnonzero(np.append(targets[:-1], TEXT_IDS) >= TEXT_IDS))
         assert held.min() >= 2, "a span of noise is never empty"
-        between = np.diff(np.flatnonzero(inputs >= FIRST_SENTINEL), prepend=-1)
+        between = np.diff(np.flatnonzero(inputs >= TEXT_IDS), prepend=-1)
         assert between.min() >= 2, "spans of noise never touch"
 
 
@@ -122,7 +122,7 @@ def test_each_way_to_cut_is_equally_likely_and_text_is_cut_independently_of_nois
     raw_len, samples = noise + text, 60_000
     corruption = SpanCorruption(noise / raw_len, noise / spans)
     inputs, _ = views(np.tile(np.arange(raw_len), (samples, 1)), 0, corruption, seed=11)
-    seen = Counter(map(tuple, np.where(inputs < FIRST_SENTINEL, inputs, -1)[:, :-1].tolist()))
+    seen = Counter(map(tuple, np.where(inputs < TEXT_IDS, inputs, -1)[:, :-1].tolist()))
     possible = []
     for kept in combinations(range(raw_len), text):
         left_out = [i for i in range(raw_len) if i not in kept]
@@ -140,7 +140,7 @@ def test_the_places_of_long_texts_are_cut_equally_often():
     inputs, _ = views(rows)
     places = np.zeros(434)
     for row in inputs:
-        cuts = np.flatnonzero(row >= FIRST_SENTINEL)[:-1] - np.arange(25)  # tokens of text before each
+        cuts = np.flatnonzero(row >= TEXT_IDS)[:-1] - np.arange(25)  # tokens of text before each
         places[cuts - 1] += 1
     statistic = ((places - 4000 * 25 / 434) ** 2 / (4000 * 25 / 434)).sum()
     # 25 cuts of 434 places without replacement: the variance of each is so much less than a Poisson's.

@@ -20,6 +20,44 @@ from pipelines.pretrain.config import PretrainConfig
             {"model": {"preset": "tiny-100k"}, "optimizer": {"head_scale": 2}},
             "the head of tiny-100k is its embedding table",
         ),
+        (
+            {"model": {"preset": "t5-tiny"}, "document_mask": True},
+            "document_mask keeps documents apart in a decoder, and t5-tiny is none",
+        ),
+        (
+            {"model": {"preset": "bert-base"}, "document_mask": True},
+            "document_mask keeps documents apart in a decoder, and bert-base is none",
+        ),
+        (
+            {"model": {"preset": "bert-tiny"}, "optimizer": {"head_scale": 2}},
+            "the head of bert-tiny is its embedding table",
+        ),
+        (
+            {"objective": {"mask_rate": 0.4}},
+            "objective.mask_rate=0.4 is for an encoder, and quickstart-1m is none",
+        ),
+        (
+            {"model": {"preset": "bert-tiny"}, "objective": {"noise_density": 0.4}},
+            "objective.noise_density=0.4 is for an encoder-decoder, and bert-tiny is none",
+        ),
+        ({"model": {"preset": "t5-tiny"}, "objective": {"noise_density": 1}}, "less than 1"),
+        (
+            {
+                "model": {"preset": "t5-tiny"},
+                "seq_len": 512,
+                "objective": {"noise_density": 0.3, "mean_span_length": 1},
+            },
+            "leaves out 153 spans, and there are 100 sentinels",
+        ),
+        (
+            {
+                "model": {"preset": "t5-tiny"},
+                "seq_len": 512,
+                "objective": {"noise_density": 0.6, "mean_span_length": 20},
+            },
+            "gives the decoder 7.. tokens, more than the model's max_seq_len=512",
+        ),
+        ({"model": {"preset": "t5-tiny"}, "seq_len": 2}, "the shortest text with a hole takes 3 tokens"),
         ({"optimizer": {"learning_rate": 1e-4}}, "min_learning_rate=0.0003 is above learning_rate=0.0001"),
     ],
 )
@@ -42,6 +80,24 @@ def test_a_model_is_what_its_shape_says_and_not_what_it_is_called():
     assert base["model"].items() >= spelled_out.items()
     assert PretrainConfig(model={"preset": "tiny-100k"} | spelled_out).what() == base
     assert PretrainConfig(model={"preset": "tiny-100k", "n_layers": 3}).what() != base
+
+
+def test_a_family_that_reads_whole_texts_takes_longer_ones_than_it_is_shown():
+    """568 tokens of text make T5's inputs of 512 (Raffel et al. 2020, §3.1.2)."""
+    windows = {
+        preset: PretrainConfig(model={"preset": preset}, seq_len=512).window
+        for preset in ("gpt2", "bert-base", "t5-small")
+    }
+    assert windows == {"gpt2": 512, "bert-base": 512, "t5-small": 568}
+    assert PretrainConfig(model={"preset": "t5-small"}).trained_shape(32000).padded_vocab_size == 32128
+
+
+def test_what_is_hidden_is_what_is_asked_for_of_those_who_guess_it_alone():
+    """Decoders keep the versions that they had before there were others."""
+    assert "objective" not in PretrainConfig(model={"preset": "gpt2"}).what()
+    spans, masks = (PretrainConfig(model={"preset": preset}).what() for preset in ("t5-tiny", "bert-tiny"))
+    assert spans["objective"] == {"noise_density": 0.15, "mean_span_length": 3.0}
+    assert masks["objective"] == {"mask_rate": 0.15}
 
 
 def test_configuration_imports_neither_torch_nor_ray():

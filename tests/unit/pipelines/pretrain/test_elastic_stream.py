@@ -18,6 +18,7 @@ from llm.models.presets import model_config
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import IGNORE
 from llm.training.metrics_log import read_records
+from llm.training.objectives import next_token
 from llm.training.parallel import data_mesh, shard
 from pipelines.pretrain.batches import GlobalBatches
 from pipelines.pretrain.config import PretrainConfig
@@ -73,7 +74,7 @@ def run_until(folder, run_folder, stop):
     loader = open_loader(folder)
     expected = set()
     loader.expect = lambda start, count: expected.update(range(start, start + count))
-    batches = GlobalBatches(loader, CONFIG, torch.device("cpu"))
+    batches = GlobalBatches(loader, next_token, CONFIG, torch.device("cpu"))
     seen = {}
 
     def micro_batches(step):

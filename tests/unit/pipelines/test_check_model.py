@@ -1,0 +1,67 @@
+"""Stages that generate or score text take a decoder, and say so of anything else in one line."""
+
+import pytest
+
+from cluster.artifacts.store import ArtifactStore
+from cluster.errors import UserError
+from llm.models.load import config_json
+from llm.models.presets import model_config
+from pipelines.check_model import check_head
+from pipelines.evaluate import stage as evaluate
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.finetune import stage as finetune
+from pipelines.finetune.config import FinetuneConfig
+from pipelines.preferences import stage as preferences
+from pipelines.preferences.config import PreferencesConfig
+from pipelines.reward import stage as reward
+from pipelines.reward.config import RewardConfig
+from pipelines.rlhf import stage as rlhf
+from pipelines.rlhf.config import RLHFConfig
+from pipelines.serve import stage as serve
+from pipelines.serve.config import ServeConfig
+
+STAGES = {
+    "evaluate": (evaluate, EvaluateConfig, {"model": "m", "tokens": "small"}),
+    "finetune": (finetune, FinetuneConfig, {"base": "m", "corpus": "small"}),
+    "preferences": (preferences, PreferencesConfig, {"model": "m", "corpus": "small"}),
+    "reward": (reward, RewardConfig, {"model": "m"}),
+    "rlhf": (rlhf, RLHFConfig, {"model": "m", "reward_model": "m", "corpus": "small"}),
+    "serve": (serve, ServeConfig, {"model": "m"}),
+}
+
+
+def make(store, kind, name, files, counts, what):
+    draft = store.begin(kind=kind, name=name, stage="made", logic_version=1, what=what, inputs={})
+    for file, content in files.items():
+        draft.write(file, content)
+    return draft.commit(counts)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = ArtifactStore(tmp_path)
+    make(store, "corpora", "small", {"part-00000.parquet": b""}, {"format": "conversations"}, {})
+    make(store, "preferences", "preferences", {}, {}, {})
+    return store
+
+
+def make_model(store, preset):
+    shape = model_config(preset, 300)
+    return make(store, "models", "m", {"config.json": config_json(shape)}, {}, {"preset": preset})
+
+
+@pytest.mark.parametrize(("preset", "family"), [("t5-tiny", "encoder-decoder"), ("bert-tiny", "encoder")])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_model_that_is_no_decoder_is_refused_in_one_line(store, stage, preset, family):
+    model = make_model(store, preset)
+    module, config, fields = STAGES[stage]
+    flag = "base" if stage == "finetune" else "model"
+    with pytest.raises(UserError, match=f"--{flag} {model.ref} is an {family}, and this stage takes") as seen:
+        module.resolve_inputs(config(root=str(store.root), **fields), store)
+    assert "\n" not in str(seen.value)
+
+
+def test_a_decoder_is_taken_also_one_that_was_made_before_there_were_others(store):
+    check_head("model", make_model(store, "tiny-100k"), "lm")
+    old = make(store, "models", "old", {"config.json": b'{"head": "lm", "max_seq_len": 8}'}, {}, {})
+    check_head("model", old, "lm")
