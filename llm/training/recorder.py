@@ -21,7 +21,7 @@ class Recorder:
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
     to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
     checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
-    one line a checkpoint, with the seconds that it took.
+    one line a checkpoint, with the seconds that training waited for it and those until it was committed.
 
     To make a recorder or to flush one raises Superseded where another process has taken the run over.
     """
@@ -81,10 +81,12 @@ class Recorder:
         if not self._may_write():
             raise Superseded("another process has taken over this training run; this one stops")
 
-    def checkpointed(self, step: int, seconds: float) -> None:
-        """Take how long the checkpoint after `step` held up training."""
+    def checkpointed(self, step: int, held_up: float, committed: float) -> None:
+        """Take how long the checkpoint after `step` held up training, and how long it took until it was
+        committed, in seconds.
+        """
         if self._active:
-            record = {"step": step, "checkpoint_seconds": seconds}
+            record = {"step": step, "checkpoint_seconds": held_up, "checkpoint_commit_seconds": committed}
             self._timing.append(record)
-            self.flush()
+            self._timing.flush()
             self._watcher(record)

@@ -10,8 +10,9 @@ import torch
 
 from llm.models.decoder import Decoder
 from llm.models.presets import model_config
-from llm.training.checkpoint import newest_checkpoint, newest_state, what_is_wrong
+from llm.training.checkpoint import newest_checkpoint, newest_state
 from llm.training.checkpoint_files import SafeReader
+from llm.training.checkpoint_manifest import what_is_wrong
 from llm.training.loop import TrainingRun, train
 from llm.training.loss import next_token_targets
 from llm.training.metrics_log import read_records

@@ -15,10 +15,10 @@ def test_speed_waiting_and_checkpoints_are_told(tmp_path: Path) -> None:
     steps = [{"step": 1, "tokens": 10, "loss": 3.0}, {"step": 2, "tokens": 30, "loss": 2.0}]
     for metrics, seconds in zip(steps, (1.0, 3.0), strict=True):
         recorder.record(metrics, seconds, data_wait=0.25)
-    recorder.checkpointed(2, 0.75)
+    recorder.checkpointed(2, 0.25, 0.75)
 
     speed = {"seconds": 4.0, "data_wait_seconds": 0.5, "tokens_per_s": 10.0}
-    checkpoint = {"step": 2, "checkpoint_seconds": 0.75}
+    checkpoint = {"step": 2, "checkpoint_seconds": 0.25, "checkpoint_commit_seconds": 0.75}
     assert read_records(tmp_path / "metrics.jsonl") == steps
     assert read_records(tmp_path / "timing.jsonl") == [{"step": 2, **speed}, checkpoint]
     assert steps[1] | speed in told
