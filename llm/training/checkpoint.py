@@ -19,19 +19,31 @@ import torch.distributed.checkpoint as dcp
 from torch import nn
 
 from llm.training.checkpoint_files import SafeReader
-from llm.training.checkpoint_manifest import MANIFEST, STATE, TENSORS, checkpoints_in, files_in, what_is_wrong
+from llm.training.checkpoint_manifest import (
+    MANIFEST,
+    STATE,
+    TENSORS,
+    checkpoint_name,
+    checkpoints_in,
+    files_in,
+    what_is_wrong,
+)
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_ranks import Ranks
 from llm.training.checkpoint_tensors import named_tensors
 
 
-def newest_checkpoint(folder: Path, mirror: CheckpointMirror | None = None) -> Path | None:
+def newest_checkpoint(
+    folder: Path, mirror: CheckpointMirror | None = None, step: int | None = None
+) -> Path | None:
     """The newest checkpoint whose every byte is as its manifest says, or None; the same on every rank.
 
     With a mirror it is brought into `folder` first, on each machine.
+
+    step: look at the checkpoint of this step alone.
     """
     names = Ranks().first_does(lambda: mirror.names() if mirror else checkpoints_in(folder))
-    for name in names:
+    for name in names if step is None else {checkpoint_name(step)} & set(names):
         problem = _problem_on_any_rank(folder / name, mirror)
         if problem is None:
             return folder / name

@@ -20,6 +20,11 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(name: str) -> int:
+    """The step of a checkpoint's name."""
+    return int(name.removeprefix("step-"))
+
+
 def checkpoints_in(folder: Path) -> list[str]:
     """Names of the checkpoints there, newest first, whole or not."""
     return sorted((path.name for path in folder.glob("step-*")), reverse=True)
@@ -31,9 +36,14 @@ def describe(path: Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
-def manifest_json(step: int, files: dict[str, dict[str, Any]]) -> bytes:
+def manifest_json(step: int, files: dict[str, dict[str, Any]], for_ever: bool) -> bytes:
     """The manifest of a checkpoint with these files."""
-    return as_json({"step": step, "files": files})
+    return as_json({"step": step, "files": files, "for_ever": for_ever})
+
+
+def is_for_ever(manifest: bytes) -> bool:
+    """Whether the run was to keep the checkpoint for ever. Raises ValueError if the manifest is damaged."""
+    return json.loads(manifest).get("for_ever") is True
 
 
 def files_in(manifest: bytes) -> dict[str, dict[str, Any]]:

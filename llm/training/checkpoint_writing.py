@@ -27,6 +27,7 @@ from llm.training.checkpoint_manifest import (
     checkpoints_in,
     describe,
     manifest_json,
+    step_of,
 )
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_ranks import Ranks
@@ -104,7 +105,8 @@ def write_checkpoint(
         ranks.first_does(lambda: _write_files(place, partial, files))
         shares = ranks.all_do(lambda: _finish_own(place, ranks, name, partial))
         written = {file: entry for share in shares for file, entry in share.items()}
-        ranks.first_does(lambda: _commit(place, name, partial, manifest_json(step, written)))
+        manifest = manifest_json(step, written, is_kept_for_ever(step, place.keep_every))
+        ranks.first_does(lambda: _commit(place, name, partial, manifest))
     finally:
         # What a failure has left; with a mirror, also what is on machines other than rank 0's.
         if ranks.rank == 0 or place.mirror is not None:
@@ -153,12 +155,14 @@ def _commit(place: CheckpointPlace, name: str, partial: Path, manifest: bytes) -
         shutil.rmtree(final)
     os.replace(partial, final)
     _sync(place.folder)
-    if place.mirror is not None:
-        place.mirror.seal(name, manifest)
-        for old in superfluous(place.mirror.names(), name, place.keep, place.keep_every):
-            place.mirror.remove(old)
-    keep_every = place.keep_every if place.mirror is None else 0  # Copies on machines need not stay.
-    for old in superfluous(checkpoints_in(place.folder), name, place.keep, keep_every):
+    if place.mirror is None:
+        for old in superfluous(checkpoints_in(place.folder), name, place.keep, place.keep_every):
+            shutil.rmtree(place.folder / old)
+        return
+    place.mirror.seal(name, manifest)
+    for old in superfluous(place.mirror.names(), name, place.keep, place.keep_every):
+        place.mirror.remove(old)
+    for old in superfluous(checkpoints_in(place.folder), name, place.keep, keep_every=0):  # Only copies.
         shutil.rmtree(place.folder / old)
 
 
@@ -167,12 +171,14 @@ def superfluous(names: list[str], saved: str, keep: int, keep_every: int) -> lis
     `keep_every`; and any that is later than the one just saved, which the run was set back past because it is
     damaged.
     """
+    later = [each for each in names if each > saved]
+    older = [each for each in names if each <= saved][keep:]
+    return later + [each for each in older if not is_kept_for_ever(step_of(each), keep_every)]
 
-    def stays(name: str) -> bool:
-        return keep_every > 0 and int(name.removeprefix("step-")) % keep_every == 0
 
-    older = [each for each in names if each <= saved]
-    return [each for each in names if each > saved] + [each for each in older[keep:] if not stays(each)]
+def is_kept_for_ever(step: int, keep_every: int) -> bool:
+    """Whether it is one of every `keep_every` steps; 0 for none."""
+    return keep_every > 0 and step % keep_every == 0
 
 
 def _sync_tree(folder: Path) -> None:
