@@ -37,6 +37,8 @@ class Recorder:
         self._flush_every, self._watcher, self._may_write = flush_every, watcher, may_write
         self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._latest: dict[str, Any] = {}
+        self._told_step = resumed_step
+        self._untold: dict[str, float] = {}
         self._active = not dist.is_initialized() or dist.get_rank() == 0
         if self._active:
             self._check()
@@ -74,8 +76,9 @@ class Recorder:
         self._metrics.flush(durable)
         self._timing.flush()
         if self._latest:
-            self._watcher(self._latest | speed)
-            self._latest = {}
+            self._watcher(self._latest | speed | self._untold)
+            self._told_step = self._latest["step"]
+            self._latest, self._untold = {}, {}
 
     def _check(self) -> None:
         if not self._may_write():
@@ -83,10 +86,14 @@ class Recorder:
 
     def checkpointed(self, step: int, held_up: float, committed: float) -> None:
         """Take how long the checkpoint after `step` held up training, and how long it took until it was
-        committed, in seconds.
+        committed, in seconds. Steps may have been recorded since.
         """
-        if self._active:
-            record = {"step": step, "checkpoint_seconds": held_up, "checkpoint_commit_seconds": committed}
-            self._timing.append(record)
-            self._timing.flush()
-            self._watcher(record)
+        if not self._active:
+            return
+        seconds = {"checkpoint_seconds": held_up, "checkpoint_commit_seconds": committed}
+        self._timing.append({"step": step, **seconds})
+        self._timing.flush()
+        if step < self._told_step:
+            self._untold = seconds  # Who draws curves takes no step that is earlier than the last.
+        else:
+            self._watcher({"step": step, **seconds})
