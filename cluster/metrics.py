@@ -138,6 +138,12 @@ TRAINING = (
         help="How long the last checkpoint held up training",
         panel="Checkpoint",
     ),
+    _training(
+        "checkpoint_commit_seconds",
+        unit="seconds",
+        help="How long the last checkpoint took until it was committed",
+        panel="Checkpoint",
+    ),
 )
 
 PROMPTS = (

@@ -75,3 +75,20 @@ def extended_checkpoint(model: Artifact | None) -> Path | None:
             "train it again with --force"
         )
     return found
+
+
+def kept_checkpoint(folder: Folder, step: int | None = None) -> Path:
+    """A whole checkpoint of a model that is finished or still training, on this machine: the newest, or that
+    of `step`. `llm.training.checkpoint_weights.read_weights` reads it.
+
+    A run in a folder removes its older ones as it goes on.
+
+    Raises:
+        UserError: there is none.
+    """
+    workspace = Workspace(folder)
+    found = newest_checkpoint(workspace.path / "checkpoints", mirror_of(workspace, logs=()), step)
+    if found is None:
+        what = "no whole checkpoint" if step is None else f"no whole checkpoint of step {step}"
+        raise UserError(f"{folder}: there is {what}; see what lies below its checkpoints/")
+    return found

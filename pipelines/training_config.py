@@ -72,6 +72,10 @@ class TrainingConfig(WandbConfig):
     """Steps between checkpoints."""
     keep_checkpoints: How[int] = Field(default=2, gt=0)
     """Newest checkpoints to keep."""
+    keep_every: How[int] = Field(default=0, ge=0)
+    """Also keep checkpoints at multiples of so many steps, for ever; 0 for none."""
+    checkpoint_async: How[bool] = True
+    """Train on while a checkpoint is written; takes CPU memory for a copy of weights and optimizer state."""
     log_every: How[int] = Field(default=10, gt=0)
     """Steps between writes of the metrics."""
     max_failures: How[int] = Field(default=3, ge=-1)
@@ -117,6 +121,8 @@ class TrainingConfig(WandbConfig):
             evaluate_every=self.evaluate_every,
             checkpoint_every=self.checkpoint_every,
             keep_checkpoints=self.keep_checkpoints,
+            keep_every=self.keep_every,
+            checkpoint_async=self.checkpoint_async,
             flush_every=self.log_every,
             compile=self.compile,
         )

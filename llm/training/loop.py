@@ -12,8 +12,10 @@ from torch import Tensor
 from llm.models.decoder import Trunk
 from llm.models.documents import seeing_themselves
 from llm.models.encoder_decoder import EncoderDecoder
-from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_mirror import CheckpointMirror
+from llm.training.checkpoint_saver import CheckpointSaver
+from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.loss import IGNORE, summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.precision import Precision
@@ -68,10 +70,21 @@ def train(run: TrainingRun) -> None:
     After any interruption the same call gives the same weights and the same `metrics.jsonl`, bit for bit,
     on the same number of ranks and threads.
 
+    The checkpoint in the making is finished before this returns or raises.
+
     Raises:
         NonFiniteError: the loss or gradient is NaN or infinite; the newest checkpoint is from before.
         Superseded: another process has taken the run over.
     """
+    recipe = run.recipe
+    place = CheckpointPlace(
+        run.checkpoints, recipe.keep_checkpoints, recipe.keep_every, run.mirror, run.may_write
+    )
+    with CheckpointSaver(place, recipe.checkpoint_async) as saver:
+        _train(run, saver)
+
+
+def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
     recipe, model = run.recipe, run.model
     optimizer = adamw(
         model,
@@ -110,6 +123,7 @@ def train(run: TrainingRun) -> None:
                 recipe.clip_norm,
             )
         except NonFiniteError as error:
+            saver.wait()
             raise NonFiniteError(f"step {step + 1}: {error}. {_mend(run)}") from None
         seconds = time.perf_counter() - started
 
@@ -119,21 +133,11 @@ def train(run: TrainingRun) -> None:
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
             metrics |= run.evaluate()
         recorder.record(metrics, seconds, data_wait)
+        saver.check()
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             recorder.flush(durable=True)
-            began = time.perf_counter()
             state = {"data": run.data_state(done), "precision": run.precision}
-            save_checkpoint(
-                run.checkpoints,
-                done,
-                model,
-                optimizer,
-                state,
-                run.attachments,
-                recipe.keep_checkpoints,
-                run.mirror,
-            )
-            recorder.checkpointed(done, time.perf_counter() - began)
+            saver.save(done, model, optimizer, state, run.attachments, recorder.checkpointed)
 
 
 def language_model_loss(model: Trunk | EncoderDecoder, opening_id: int | None = None) -> LossSum:

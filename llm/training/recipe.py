@@ -29,5 +29,9 @@ class Recipe:
     keep_checkpoints: int
     flush_every: int
     """Steps between writes of the metrics to disk and reports to whoever watches."""
+    keep_every: int = 0
+    """Checkpoints at multiples of so many steps are kept beside the newest; 0 for none."""
+    checkpoint_async: bool = True
+    """Whether training goes on while a checkpoint is written, at the price of a copy in CPU memory."""
     compile: bool = False
     """Whether to compile each block (needs a C++ compiler on a CPU)."""

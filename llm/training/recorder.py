@@ -21,7 +21,7 @@ class Recorder:
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
     to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
     checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
-    one line a checkpoint, with the seconds that it took.
+    one line a checkpoint, with the seconds that training waited for it and those until it was committed.
 
     To make a recorder or to flush one raises Superseded where another process has taken the run over.
     """
@@ -37,6 +37,8 @@ class Recorder:
         self._flush_every, self._watcher, self._may_write = flush_every, watcher, may_write
         self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._latest: dict[str, Any] = {}
+        self._told_step = resumed_step
+        self._untold: dict[str, float] = {}
         self._active = not dist.is_initialized() or dist.get_rank() == 0
         if self._active:
             self._check()
@@ -74,17 +76,24 @@ class Recorder:
         self._metrics.flush(durable)
         self._timing.flush()
         if self._latest:
-            self._watcher(self._latest | speed)
-            self._latest = {}
+            self._watcher(self._latest | speed | self._untold)
+            self._told_step = self._latest["step"]
+            self._latest, self._untold = {}, {}
 
     def _check(self) -> None:
         if not self._may_write():
             raise Superseded("another process has taken over this training run; this one stops")
 
-    def checkpointed(self, step: int, seconds: float) -> None:
-        """Take how long the checkpoint after `step` held up training."""
-        if self._active:
-            record = {"step": step, "checkpoint_seconds": seconds}
-            self._timing.append(record)
-            self.flush()
-            self._watcher(record)
+    def checkpointed(self, step: int, held_up: float, committed: float) -> None:
+        """Take how long the checkpoint after `step` held up training, and how long it took until it was
+        committed, in seconds. Steps may have been recorded since.
+        """
+        if not self._active:
+            return
+        seconds = {"checkpoint_seconds": held_up, "checkpoint_commit_seconds": committed}
+        self._timing.append({"step": step, **seconds})
+        self._timing.flush()
+        if step < self._told_step:
+            self._untold = seconds  # Who draws curves takes no step that is earlier than the last.
+        else:
+            self._watcher({"step": step, **seconds})

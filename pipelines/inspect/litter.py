@@ -10,6 +10,7 @@ from cluster.artifacts.ledger import LEDGER
 from cluster.artifacts.manifest import MANIFEST, RUN, Artifact, DamagedManifest
 from cluster.artifacts.manifest_format import parse_files
 from cluster.artifacts.store import KINDS, ArtifactStore
+from llm.training.checkpoint_manifest import is_for_ever
 
 _BETWEEN_STEPS = ("work", "sample", "batches", "ray_train", LEDGER)
 """Folders that a stage needs until its artifact is committed."""
@@ -112,13 +113,15 @@ def _is_stray(artifact: Artifact, name: str) -> bool:
 
 
 def _superfluous_checkpoints(folder: Folder, sizes: dict[str, int], keep: int) -> list[str]:
-    """All but the newest `keep` that are whole; none if there should be one that is whole, and is not."""
+    """All but the newest `keep` that are whole and, unless that is 0, those that are to be kept for ever;
+    none if there should be one that is whole, and is not.
+    """
     start = f"{_CHECKPOINTS}/step-"
     steps = sorted({name.split("/")[1] for name in sizes if name.startswith(start)}, reverse=True)
-    kept: list[str] = []
-    for step in steps:
-        if len(kept) < keep and _is_whole(folder, f"{_CHECKPOINTS}/{step}", sizes):
-            kept.append(step)
+    whole = [step for step in steps if _is_whole(folder, f"{_CHECKPOINTS}/{step}", sizes)]
+    kept = whole[:keep]
+    if keep:
+        kept += [step for step in whole if is_for_ever(folder.read(f"{_CHECKPOINTS}/{step}/{MANIFEST}"))]
     if keep and not kept:
         return []
     return [step for step in steps if step not in kept]

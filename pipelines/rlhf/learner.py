@@ -14,7 +14,8 @@ from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from llm.alignment.rollouts import Rollout, Scored
-from llm.training.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from llm.training.checkpoint import load_checkpoint, newest_checkpoint
+from llm.training.checkpoint_writing import CheckpointPlace, save_checkpoint
 from llm.training.parallel import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
 from pipelines.checkpoint_mirror import mirror_of
@@ -77,13 +78,5 @@ class Learner:
     def save(self, iteration: int, state: dict[str, Any], attachments: dict[str, bytes]) -> None:
         """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`."""
         with explain_full_disk(self._checkpoints):
-            save_checkpoint(
-                self._checkpoints,
-                iteration,
-                self._models,
-                self._optimizer,
-                state,
-                attachments,
-                self._config.keep_checkpoints,
-                self._mirror,
-            )
+            place = CheckpointPlace(self._checkpoints, self._config.keep_checkpoints, mirror=self._mirror)
+            save_checkpoint(place, iteration, self._models, self._optimizer, state, attachments)

@@ -31,7 +31,7 @@ KINDS = {
 """Stages that are killed, and what they make."""
 _WORKERS = ("ray::MapWorker", "ray::RayTrainWorker", "ray::EngineActor", "ray::Learner", "ray::Scorer")
 _LONGEST_RUN_SECONDS = 300.0
-_MOST_RUNS = 4
+MOST_RUNS = 4
 
 
 @dataclass
@@ -89,7 +89,7 @@ def kill_once(
         result = _result(reference.root / expected.ref)
     delay = choice.uniform(0, reference.seconds[index]) / 2**attempt
     killed = False
-    for run in range(1, _MOST_RUNS + 1):
+    for run in range(1, MOST_RUNS + 1):
         nodes = ["--nodes"] if victim == "node" and run == 1 else []
         process = start(root, index, *flags, *nodes)
         try:
@@ -166,6 +166,11 @@ def _kill(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random
     if not _processes(victim, driver):
         wait_for_workers(driver, victim)
         time.sleep(delay)
+    return kill_now(victim, driver, choice)
+
+
+def kill_now(victim: Victim, driver: "subprocess.Popen[str]", choice: random.Random) -> bool:
+    """Kill one such process. False if the run has ended, or has none."""
     found = _processes(victim, driver)
     if driver.poll() is not None or not found:
         return False

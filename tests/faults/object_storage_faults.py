@@ -1,7 +1,12 @@
-"""Stages on a root in object storage that fails: single requests, for a minute, or for good."""
+"""Stages on a root in object storage that fails: single requests, for a minute, or for good. And stages that
+are killed while a checkpoint is on its way there.
+"""
 
+import itertools
 import os
+import random
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -13,12 +18,25 @@ from pathlib import Path
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
-from tests.faults.killing import KINDS, Outcome, Reference, finish, start
+from tests.faults.killing import (
+    KINDS,
+    MOST_RUNS,
+    Outcome,
+    Reference,
+    Victim,
+    finish,
+    kill_now,
+    start,
+)
 from tests.faults.reference import index_of
 from tests.faults.s3_proxy import FAULTS, FaultyS3
 from tests.object_storage import BUCKET, ObjectStorage, serve
 
 OUTAGE_SECONDS = 60.0
+_TRAINING = ("pretrain", "finetune", "reward", "rlhf")
+_KILLED: tuple[Victim, ...] = ("worker", "driver")
+_LATEST_UPLOAD = 3
+"""Of checkpoint tensors, at which something is killed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,9 @@ class Bucket:
 def faulty_storage(
     undisturbed: Reference, scratch: Path
 ) -> Iterator[tuple[str, str, Callable[[int], Outcome], int]]:
-    """The cases: every stage once with each kind of fault, and once with an outage."""
+    """The cases: every stage once with each kind of fault, and once with an outage; every training killed
+    while it uploads a checkpoint.
+    """
     for stage in KINDS:
         for fault in FAULTS:
 
@@ -61,6 +81,13 @@ def faulty_storage(
             return _run(undisturbed, stage, scratch, rate=0.0, fault="unavailable", seed=seed, outage=True)
 
         yield stage, f"S3: away for {OUTAGE_SECONDS:.0f} s", outage, 1
+
+    for stage, victim in itertools.product(_TRAINING, _KILLED):
+
+        def killed(seed: int, stage: str = stage, victim: Victim = victim) -> Outcome:
+            return _killed_mid_upload(undisturbed, stage, victim, seed, scratch)
+
+        yield stage, f"S3: {victim} killed mid-upload of a checkpoint", killed, 1
 
 
 def _run(
@@ -92,6 +119,39 @@ def _run(
             "manifest.json"
         )
     return Outcome(1, same=same, problems=problems)
+
+
+def _killed_mid_upload(
+    undisturbed: Reference, stage: str, victim: Victim, seed: int, scratch: Path
+) -> Outcome:
+    """A process is killed when tensors of a checkpoint have left it and not arrived; then the same command is
+    run until it succeeds.
+    """
+    index = index_of(stage)
+    expected = undisturbed.artifact(index)
+    choice = random.Random(f"upload/{stage}/{victim}/{seed}")
+    struck_upload, uploads = choice.randint(1, _LATEST_UPLOAD), itertools.count(1)
+    drivers: list[subprocess.Popen[str]] = []
+    killed: list[bool] = []
+
+    def strike(path: str) -> None:
+        if "/checkpoints/step-" in path and ".distcp" in path and next(uploads) == struck_upload:
+            killed.append(kill_now(victim, drivers[-1], choice))
+
+    with bucket_for(undisturbed, expected, scratch) as bucket:
+        proxy = FaultyS3(bucket.server.port, 0.0, seed, before_upload=strike)
+        with proxy.running():
+            environment = bucket.environment | {"AWS_ENDPOINT_URL": proxy.endpoint}
+            while len(drivers) < MOST_RUNS:
+                drivers.append(start(bucket.root, index, environment=environment))
+                errors = finish(drivers[-1])
+                if drivers[-1].returncode == 0:
+                    break
+        problems = [] if drivers[-1].returncode == 0 else [errors.strip()[-200:]]
+        same = not problems and bucket.read(f"{expected.ref}/manifest.json") == expected.folder.read(
+            "manifest.json"
+        )
+    return Outcome(len(drivers), same, problems=problems, missed=not any(killed))
 
 
 def _go_away(proxy: FaultyS3, seconds: float) -> None:

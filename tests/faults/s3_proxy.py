@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -25,10 +25,20 @@ _OURS = {"transfer-encoding", "connection", "content-length", "server", "date"}
 
 
 class FaultyS3:
-    """Forwards to the server on `port`, but fails a share `rate` of requests, and all during an outage."""
+    """Forwards to the server on `port`, but fails a share `rate` of requests, and all during an outage.
 
-    def __init__(self, port: int, rate: float, seed: int, faults: tuple[Fault, ...] = FAULTS) -> None:
-        self.rate, self.faults = rate, faults
+    before_upload: told the path of each object, or part of one, that has arrived here and not yet there.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        rate: float,
+        seed: int,
+        faults: tuple[Fault, ...] = FAULTS,
+        before_upload: Callable[[str], None] = lambda path: None,
+    ) -> None:
+        self.rate, self.faults, self.before_upload = rate, faults, before_upload
         self.injected: Counter[str] = Counter()
         self._random, self._lock = random.Random(seed), threading.Lock()
         self._outage_until = 0.0
@@ -76,6 +86,8 @@ def _handler(proxy: FaultyS3, port: int) -> type[BaseHTTPRequestHandler]:
             if fault in ("unavailable", "slow down"):
                 self._refuse("ServiceUnavailable" if fault == "unavailable" else "SlowDown")
                 return
+            if self.command == "PUT":
+                proxy.before_upload(self.path)
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             try:
                 # The Host header is signed: it stays as the client sent it.

@@ -1,6 +1,5 @@
 """rm and gc: what they refuse, spare and find."""
 
-import json
 import os
 import time
 import uuid
@@ -17,6 +16,7 @@ from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from cluster.artifacts.workspace import Workspace
 from cluster.errors import StorageError, UserError
+from llm.training.checkpoint_manifest import manifest_json
 from pipelines.inspect import gc, rm
 from tests.object_storage import BUCKET
 
@@ -86,10 +86,10 @@ def test_gc_removes_files_that_the_manifest_does_not_list(store: ArtifactStore) 
     assert set(made.folder.files()) == kept
 
 
-def checkpoint(folder: Folder, step: int, damage: str | None = None) -> str:
+def checkpoint(folder: Folder, step: int, damage: str | None = None, for_ever: bool = False) -> str:
     at = folder / f"checkpoints/step-{step:08d}"
     files = {"state.json": at.write("state.json", b"12345")}
-    at.write("manifest.json", json.dumps({"step": step, "files": files}).encode())
+    at.write("manifest.json", manifest_json(step, files, for_ever))
     if damage == "manifest":
         at.write("manifest.json", b"{half")
     elif damage == "no manifest":
@@ -109,6 +109,14 @@ def test_gc_keeps_the_newest_whole_checkpoint(store: ArtifactStore, damage: str)
     gc.run(gc.GcConfig(root=store.root))
     assert {name.split("/")[1] for name in made.folder.files() if name.startswith("checkpoints/")} == {whole}
     assert list(verify(made)) == []
+
+
+def test_gc_keeps_what_the_run_was_to_keep_for_ever(store: ArtifactStore) -> None:
+    draft = begin(store, "models/a")
+    kept = [checkpoint(draft.folder, step, for_ever=step in (10, 30)) for step in (10, 20, 30, 40, 50)]
+    made = draft.commit({})
+    gc.run(gc.GcConfig(root=store.root))
+    assert (made.folder / "checkpoints").folders() == [kept[0], kept[2], kept[4]]
 
 
 def test_gc_removes_no_checkpoint_if_none_is_whole(store: ArtifactStore) -> None:

@@ -1,69 +1,26 @@
 """A run that was stopped must end as if it had not been, bit for bit, and never from a damaged checkpoint."""
 
 import dataclasses
+import itertools
 import pickle
 import shutil
-import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
-from llm.models.decoder import Decoder
-from llm.models.presets import model_config
-from llm.training.checkpoint import newest_checkpoint, newest_state, what_is_wrong
+from llm.training.checkpoint import newest_checkpoint, newest_state
 from llm.training.checkpoint_files import SafeReader
-from llm.training.loop import TrainingRun, train
-from llm.training.loss import next_token_targets
+from llm.training.checkpoint_manifest import what_is_wrong
+from llm.training.loop import train
 from llm.training.metrics_log import read_records
-from llm.training.recipe import Recipe
 from llm.training.recorder import Superseded
 from llm.training.step import NonFiniteError
-
-CONFIG = model_config("tiny-100k", vocab_size=64, d_model=32, n_layers=1, d_ff=48)
-RECIPE = Recipe(
-    steps=12,
-    peak_learning_rate=1e-2,
-    minimum_learning_rate=1e-3,
-    warmup_steps=3,
-    decay="linear",
-    embedding_scale=3.0,
-    head_scale=2.0,
-    weight_decay=0.1,
-    betas=(0.9, 0.95),
-    clip_norm=1.0,
-    evaluate_every=4,
-    checkpoint_every=4,
-    keep_checkpoints=2,
-    flush_every=3,
-)
+from tests.unit.llm.training.checkpointed_run import RECIPE, FolderMirror, a_run, assert_same, micro_batches
 
 
 class Killed(Exception):
     pass
-
-
-def micro_batches(step: int):
-    tokens = torch.randint(CONFIG.vocab_size, (4, 10), generator=torch.Generator().manual_seed(step))
-    return [(tokens, next_token_targets(tokens))]
-
-
-def a_run(folder, **changes) -> TrainingRun:
-    torch.set_num_threads(1)
-    folder.mkdir(exist_ok=True)
-    model = Decoder(CONFIG)
-    model.init_weights(seed=1)
-    run = TrainingRun(
-        model=model,
-        precision="fp32",
-        recipe=RECIPE,
-        folder=folder,
-        micro_batches=micro_batches,
-        data_state=lambda steps: {"samples_consumed": 4 * steps},
-        check_data_state=lambda state: None,
-        evaluate=lambda: {"heldout": model.embed.weight.sum().item()},
-        attachments={"config.json": b"{}\n"},
-    )
-    return dataclasses.replace(run, **changes)
 
 
 def interrupted(folder, at: int, **changes) -> None:
@@ -83,14 +40,6 @@ def undisturbed(tmp_path_factory):
     run = a_run(tmp_path_factory.mktemp("undisturbed"))
     train(run)
     return run
-
-
-def assert_same(run: TrainingRun, undisturbed: TrainingRun) -> None:
-    for name, value in undisturbed.model.state_dict().items():
-        assert torch.equal(run.model.state_dict()[name], value), name
-    ours, theirs = (r.folder / "metrics.jsonl" for r in (run, undisturbed))
-    assert ours.read_bytes() == theirs.read_bytes()
-    assert len(read_records(ours)) == RECIPE.steps
 
 
 def test_resumed_twice_equals_undisturbed(tmp_path, undisturbed):
@@ -123,25 +72,58 @@ def test_finished_run_does_not_train_again(tmp_path, undisturbed):
     assert_same(again, undisturbed)
 
 
-@pytest.mark.parametrize("damage", ["flip a byte", "tear a file", "lose the manifest", "lose a file"])
-def test_damaged_newest_checkpoint_is_passed_over(tmp_path, undisturbed, damage):
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+
+
+DAMAGES = {"flipped": flip_a_bit, "truncated": truncate, "lost": Path.unlink}
+
+
+def test_a_checkpoint_with_any_damage_is_passed_over(tmp_path):
+    """To any of its files, in the folder or in the mirror; on a machine that has a copy and on one that has
+    none.
+    """
+    interrupted(tmp_path, at=10, mirror=FolderMirror(tmp_path / "mirror"))
+    kept = tmp_path / "checkpoints"
+    newest = kept / "step-00000008"
+    files = [path.relative_to(newest) for path in sorted(newest.rglob("*")) if path.is_file()]
+    assert {path.name for path in files} == {
+        ".metadata",
+        "__0_0.distcp",
+        "config.json",
+        "manifest.json",
+        "state.json",
+    }
+    for case, (file, damage) in enumerate(itertools.product(files, DAMAGES)):
+        here, mirror = tmp_path / f"here-{case}", FolderMirror(tmp_path / f"mirror-{case}")
+        shutil.copytree(kept, here)
+        DAMAGES[damage](here / newest.name / file)
+        with pytest.warns(UserWarning, match="step-00000008 is damaged"):
+            assert newest_checkpoint(here).name == "step-00000004", (file, damage)
+
+        shutil.copytree(tmp_path / "mirror", mirror.root)
+        assert newest_checkpoint(here, mirror).name == newest.name, "the copy was mended"
+        DAMAGES[damage](mirror.root / newest.name / file)
+        if str(file) == "manifest.json" and damage == "lost":
+            continue  # Then it was never made.
+        with pytest.warns(UserWarning, match="step-00000008 is damaged"):
+            found = newest_checkpoint(tmp_path / f"elsewhere-{case}", mirror)
+        assert found.name == "step-00000004", (file, damage)
+        assert what_is_wrong(found) is None
+
+
+def test_a_run_goes_on_from_before_the_damage(tmp_path, undisturbed):
     interrupted(tmp_path, at=10)
-    newest = tmp_path / "checkpoints" / "step-00000008"
-    tensors = next((newest / "dcp").glob("*.distcp"))
-    content = tensors.read_bytes()
-    if damage == "flip a byte":
-        middle = len(content) // 2
-        tensors.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif damage == "tear a file":
-        tensors.write_bytes(content[:-100])
-    elif damage == "lose the manifest":
-        (newest / "manifest.json").unlink()
-    else:
-        (newest / "state.json").unlink()
-    with pytest.warns(UserWarning, match="step-00000008 is damaged"):
-        assert newest_checkpoint(tmp_path / "checkpoints").name == "step-00000004"
+    truncate(tmp_path / "checkpoints/step-00000008/dcp/__0_0.distcp")
     resumed = a_run(tmp_path)
-    with warnings.catch_warnings(action="ignore"):
+    with pytest.warns(UserWarning, match="step-00000008 is damaged"):
         train(resumed)
     assert_same(resumed, undisturbed)
 

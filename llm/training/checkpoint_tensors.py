@@ -1,0 +1,52 @@
+"""The tensors of a training run by name, and copies of them that training does not touch."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+WEIGHTS = "model."
+"""What the names of the model's own tensors begin with."""
+
+
+def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Every tensor of a training run by a name of its own; optimizer state that is not there yet is made.
+
+    Hyper-parameters are not among them: they come from the configuration, and would be pickled.
+    """
+    tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
+    return tensors
+
+
+class Staging:
+    """One copy of a run's tensors in CPU memory, of this rank's shards alone. Its memory is used again."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def copy(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors, sharded alike, with the values of this moment. Good until the next call."""
+        copies: dict[str, Tensor] = {}
+        on_gpu = False
+        for name, tensor in tensors.items():
+            shard = tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+            on_gpu |= shard.is_cuda
+            buffer = self._buffers.get(name)
+            if buffer is None or buffer.shape != shard.shape or buffer.dtype != shard.dtype:
+                # Pinned memory is copied to at several times the speed, and beside the kernels.
+                buffer = torch.empty(shard.shape, dtype=shard.dtype, pin_memory=shard.is_cuda)
+                self._buffers[name] = buffer
+            buffer.copy_(shard, non_blocking=shard.is_cuda)
+            # Not `from_local`, which moves the shard back to the device of the mesh.
+            is_sharded = isinstance(tensor, DTensor)
+            copies[name] = DTensor(buffer, tensor._spec, requires_grad=False) if is_sharded else buffer
+        if on_gpu:
+            torch.cuda.current_stream().synchronize()
+        return copies
