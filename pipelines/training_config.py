@@ -93,11 +93,16 @@ class TrainingConfig(WandbConfig):
         """Processes that it has use for."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
+    @property
+    def workers_per_share(self) -> int:
+        """Workers that read the same sequences."""
+        return 1
+
     @model_validator(mode="after")
     def _workers_are_possible(self) -> Self:
         if not 1 <= self.fewest_workers <= self.most_workers:
             raise ValueError(f"workers={self.workers}: give one number from 1, or the fewest and the most")
-        if self.most_workers > self.global_batch:
+        if self.most_workers > self.global_batch * self.workers_per_share:
             raise ValueError(
                 f"workers={self.workers} is more than global_batch={self.global_batch}: some would be idle; "
                 "raise the batch or lower the workers"

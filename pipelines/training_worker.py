@@ -21,11 +21,15 @@ from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
-from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.parallelize import parallelize
+from llm.training.parallel.ranks import Ranks
+from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.precision import Precision, PrecisionError, keep_precision
 from llm.training.step import NonFiniteError
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import LOGS
+from pipelines.parallel_config import ParallelConfig
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
 from pipelines.write_model import write_language_model
 
@@ -86,12 +90,22 @@ def run_precision(job: TrainingJob, device: torch.device) -> Precision:
 
 
 def sharded_model(
-    job: TrainingJob, device: torch.device, precision: Precision, weights: Path | None
+    job: TrainingJob,
+    device: torch.device,
+    precision: Precision,
+    weights: Path | None,
+    ranks: Ranks | None = None,
 ) -> LanguageModel:
-    """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
+    """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed.
+
+    ranks: how it is divided; by default it is sharded over all.
+    """
     model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
-    shard(model, data_mesh(device), precision)
+    if ranks is None:
+        shard(model, data_mesh(device), precision)
+    else:
+        parallelize(model, ranks, precision)
     model.to_empty(device=device)
     if weights is None:
         model.init_weights(job.config.seed)
@@ -100,15 +114,16 @@ def sharded_model(
     return model
 
 
-def my_share(count: int) -> tuple[int, int, int]:
+def my_share(count: int, parallel: ParallelConfig | None = None) -> tuple[int, int, int]:
     """(first, number, missing) of this worker's part of `count` sequences, which differ by one at most.
 
     `missing` rows without a target fill it up to the largest part: under FSDP all workers must make equally
-    many passes of equal size.
+    many passes of equal size. Workers that divide a model or a row between them have the same part.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
-    first, end = rank * count // world, (rank + 1) * count // world
-    return first, end - first, math.ceil(count / world) - (end - first)
+    layout = (parallel or ParallelConfig()).layout(dist.get_world_size())
+    mine, parts = layout.place(dist.get_rank()).data, layout.data
+    first, end = mine * count // parts, (mine + 1) * count // parts
+    return first, end - first, math.ceil(count / parts) - (end - first)
 
 
 class Claim:

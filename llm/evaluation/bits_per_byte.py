@@ -61,6 +61,7 @@ def bits_per_byte(
     batch_size: int,
     limit: int | None = None,
     opening_id: int | None = None,
+    share: tuple[int, int] | None = None,
 ) -> float:
     """Bits per byte of a held-out split under `model`. Every rank calls it and gets the same answer.
 
@@ -72,9 +73,12 @@ def bits_per_byte(
         batch_size: windows in one forward pass.
         opening_id: the token with which documents begin, for a model in whose training they did not see each
             other.
+        share: (which, of how many) parts of the windows this rank scores, where others score the same part;
+            by default each rank has its own.
     """
     mine = windows(shards.shard_tokens.tolist(), length, limit)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    alone = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = share or alone
     passes = math.ceil(len(mine) / (world * batch_size))  # Equal on all ranks: FSDP gathers in every one.
     mine = mine[rank::world]
     device = next(model.parameters()).device

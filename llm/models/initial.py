@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llm.models.config import ModelConfig
+from llm.models.fused import in_its_order
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -29,6 +30,7 @@ def init_weights(model: nn.Module, seed: int) -> None:
             from torch.distributed.tensor import distribute_tensor
 
             sharded = cast("DTensor", parameter)
+            value = in_its_order(value, name, parameter, config)
             value = distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
         parameter.copy_(value)
 

@@ -31,6 +31,7 @@ from llm.training.checkpoint_manifest import (
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_ranks import Ranks
 from llm.training.checkpoint_tensors import named_tensors
+from llm.training.parallel.weights import in_model_rows
 
 
 def newest_checkpoint(
@@ -107,7 +108,7 @@ def _bring(path: Path, mirror: CheckpointMirror) -> None:
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Fill `model` and `optimizer` from a checkpoint written on any number of ranks; returns its state."""
-    tensors = named_tensors(model, optimizer)
+    tensors = in_model_rows(named_tensors(model, optimizer), model)
     dcp.load(tensors, storage_reader=SafeReader(path / TENSORS), no_dist=not Ranks().several)
     state: dict[str, Any] = json.loads((path / STATE).read_bytes())
     return state

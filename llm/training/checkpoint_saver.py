@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from llm.training.checkpoint_ranks import Ranks
 from llm.training.checkpoint_tensors import Staging, named_tensors
 from llm.training.checkpoint_writing import CheckpointPlace, files_beside, write_checkpoint
+from llm.training.parallel.weights import in_model_rows
 
 Report = Callable[[int, float, float], None]
 """(step, seconds that training was held up, seconds from the call of `save` until it was committed)"""
@@ -66,11 +67,11 @@ class CheckpointSaver:
         began = time.perf_counter()
         tensors, files = named_tensors(model, optimizer), files_beside(step, state, attachments)
         if not self._in_background:
-            self._write(step, tensors, files)
+            self._write(step, in_model_rows(tensors, model), files)
             seconds = time.perf_counter() - began
             report(step, seconds, seconds)
             return
-        copies = self._staging.copy(tensors)
+        copies = in_model_rows(self._staging.copy(tensors), model)
         writing = self._thread.submit(self._write, step, copies, files)
         self._pending = _Pending(step, writing, report, began, held_up=time.perf_counter() - began)
 

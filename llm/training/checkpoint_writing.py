@@ -32,6 +32,7 @@ from llm.training.checkpoint_manifest import (
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_ranks import Ranks
 from llm.training.checkpoint_tensors import named_tensors
+from llm.training.parallel.weights import in_model_rows
 from llm.training.recorder import Superseded
 
 
@@ -72,7 +73,7 @@ def save_checkpoint(
     Raises:
         Superseded: another process has taken the run over.
     """
-    tensors = named_tensors(model, optimizer)
+    tensors = in_model_rows(named_tensors(model, optimizer), model)
     write_checkpoint(place, Ranks(), step, tensors, files_beside(step, state, attachments))
 
 

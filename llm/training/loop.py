@@ -18,6 +18,8 @@ from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.loss import IGNORE, summed_cross_entropy
 from llm.training.optimizer import adamw
+from llm.training.parallel.ranks import Ranks
+from llm.training.parallel.rows import own_part
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
@@ -56,6 +58,8 @@ class TrainingRun:
     """Told the latest metrics now and then, on rank 0."""
     may_write: Callable[[], bool] = lambda: True
     """False once another process has taken this run over."""
+    copies: int = 1
+    """Ranks that are given the same rows (`ParallelLayout.copies`)."""
     loss_sum: LossSum | None = None
     """What a micro-batch costs; by default the cross-entropy of a language model."""
 
@@ -121,6 +125,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
                 loss_sum,
                 rate,
                 recipe.clip_norm,
+                run.copies,
             )
         except NonFiniteError as error:
             saver.wait()
@@ -140,14 +145,22 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
             saver.save(done, model, optimizer, state, run.attachments, recorder.checkpointed)
 
 
-def language_model_loss(model: Trunk | EncoderDecoder, opening_id: int | None = None) -> LossSum:
+def language_model_loss(
+    model: Trunk | EncoderDecoder, opening_id: int | None = None, ranks: Ranks | None = None
+) -> LossSum:
     """The summed cross-entropy of a micro-batch, inside `model`'s forward for FSDP's sake.
 
-    opening_id: the token with which each document of a row begins, if they are not to see each other.
+    Args:
+        opening_id: the token with which each document of a row begins, if they are not to see each other.
+        ranks: how the model is divided. With gradients, the sum is then over this rank's part of each row.
     """
 
     def loss_sum(*micro_batch: Tensor) -> Tensor:
         *given, targets = micro_batch
+        if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
+            given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
+        else:
+            inputs = seeing_themselves(given[0], opening_id)
 
         def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
             predicted = targets
@@ -157,7 +170,7 @@ def language_model_loss(model: Trunk | EncoderDecoder, opening_id: int | None = 
             vocab_size = model.config.vocab_size
             return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
 
-        return model(*given, **seeing_themselves(given[0], opening_id), readout=readout)
+        return model(*given, **inputs, readout=readout)
 
     return loss_sum
 

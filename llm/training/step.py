@@ -3,15 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from llm.training.loss import IGNORE
 from llm.training.optimizer import set_learning_rate
+from llm.training.parallel.norm import scale_down, total_norm
 
 MicroBatch = tuple[Tensor, ...]
 """What the model is given, each (sequences, …), and last the targets (sequences, seq) int64, which are
@@ -20,6 +21,12 @@ MicroBatch = tuple[Tensor, ...]
 
 LossSum = Callable[..., Tensor]
 """The tensors of a micro-batch -> its summed loss, a scalar with a gradient."""
+
+
+Backward = Callable[[Sequence[MicroBatch], int], Tensor]
+"""(micro-batches, valid tokens of the global batch) -> the summed loss of those of this rank. Adds the
+gradient of it divided by the tokens.
+"""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ def train_step(
     loss_sum: LossSum,
     learning_rate: float,
     clip_norm: float,
+    copies: int = 1,
+    backward: Backward | None = None,
 ) -> StepResult:
     """Take one step with this rank's share of the global batch.
 
@@ -55,30 +64,41 @@ def train_step(
     The divisor is global, so that neither padding nor the split over ranks and micro-batches changes the
     result (a mean of means would).
 
+    Args:
+        copies: ranks that are given the same rows, of which each makes a part of the loss.
+        backward: adds the gradient of Σ loss_sum / tokens; by default one micro-batch after the other does.
+
     Raises:
         NonFiniteError: the loss or the gradient norm is NaN or infinite, on every rank alike.
         ValueError: no token of the global batch is valid.
     """
-    device = micro_batches[0][0].device
     valid = torch.stack([(micro_batch[-1] != IGNORE).sum() for micro_batch in micro_batches]).sum()
-    tokens = int(_sum_over_ranks(valid).item())
+    tokens = int(_sum_over_ranks(valid).item()) // copies
     if tokens == 0:
         raise ValueError("no token of the batch is to be predicted: every target is masked")
 
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for index, micro_batch in enumerate(micro_batches):
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(index == len(micro_batches) - 1)
-        loss = loss_sum(*micro_batch)
-        (loss / tokens).backward()
-        total += loss.detach()
-    mean_loss = _sum_over_ranks(total).item() / tokens
+    total = (backward or partial(_one_by_one, model, loss_sum))(micro_batches, tokens)
+    mean_loss = _sum_over_ranks(total.double()).item() / tokens
 
     if not math.isfinite(mean_loss):
         optimizer.zero_grad(set_to_none=True)
         raise NonFiniteError(f"the loss is {mean_loss}")
     grad_norm = apply_gradients(model, optimizer, learning_rate, clip_norm)
     return StepResult(mean_loss, grad_norm, tokens)
+
+
+def _one_by_one(
+    model: nn.Module, loss_sum: LossSum, micro_batches: Sequence[MicroBatch], tokens: int
+) -> Tensor:
+    """Backward passes through every micro-batch; returns the sum of their losses, in fp64."""
+    total = torch.zeros((), dtype=torch.float64, device=micro_batches[0][0].device)
+    for index, micro_batch in enumerate(micro_batches):
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(index == len(micro_batches) - 1)
+        loss = loss_sum(*micro_batch)
+        (loss / tokens).backward()
+        total += loss.detach()
+    return total
 
 
 def apply_gradients(
@@ -104,14 +124,13 @@ def clip_gradients(model: nn.Module, clip_norm: float) -> float:
     Raises:
         NonFiniteError: the norm is NaN or infinite; the gradients are cleared.
     """
-    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    grad_norm = norm.item()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    grad_norm = total_norm(gradients)
     if not math.isfinite(grad_norm):
         model.zero_grad(set_to_none=True)
         raise NonFiniteError(f"the gradient's norm is {grad_norm}")
     if clip_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip_norm, norm)
+        scale_down(gradients, grad_norm, clip_norm)
     return grad_norm
 
 

@@ -25,7 +25,8 @@ def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
 
 
 class GlobalBatches:
-    """Step s is taken with samples s · global_batch … (s + 1) · global_batch − 1, split over all workers."""
+    """Step s is taken with samples s · global_batch … (s + 1) · global_batch − 1, split over all workers;
+    those that divide a model or a row between them read the same ones."""
 
     def __init__(
         self, loader: TokenLoader, objective: Objective, config: PretrainConfig, device: torch.device
@@ -38,7 +39,7 @@ class GlobalBatches:
         The samples of the step after are sent for, if they come over a network.
         """
         loader, config = self._loader, self._config
-        first, count, missing = my_share(config.global_batch)
+        first, count, missing = my_share(config.global_batch, config.parallel)
         start = step * config.global_batch + first
         samples = loader.batch(start, count)
         if step + 1 < config.steps:

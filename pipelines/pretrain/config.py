@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError, model_validator
 from llm.models.config import Family, ModelConfig
 from llm.models.presets import model_config
 from llm.tokenizer.special import ADDED_PIECES, SENTINELS
+from llm.training.parallel.layout import LayoutError
+from pipelines.parallel_config import ParallelConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
 from pipelines.stage_config import Frozen, How
 from pipelines.training_config import TrainingConfig
@@ -86,6 +88,10 @@ class PretrainConfig(TrainingConfig):
     """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
     arXiv:2402.13991). Attention then has a mask, which costs time. Decoders only.
     """
+    parallel: How[ParallelConfig] = ParallelConfig()
+    """How the workers divide the model and its sequences. The result is the same up to the order of sums, and
+    a run may go on divided in another way.
+    """
     extends: How[str | None] = None
     """Finished pre-trained model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer state and
     order of the data go on where it stopped; the learning rate follows the schedule of the new length from
@@ -132,6 +138,10 @@ class PretrainConfig(TrainingConfig):
         return self.corruption.raw_len(self.seq_len) if self.family == "encoder-decoder" else self.seq_len
 
     @property
+    def workers_per_share(self) -> int:
+        return self.parallel.tensor * self.parallel.context
+
+    @property
     def sources(self) -> TokensChoice:
         """What `tokens` says."""
         return parse_tokens(self.tokens)
@@ -144,6 +154,7 @@ class PretrainConfig(TrainingConfig):
                 f"optimizer.head_scale={self.optimizer.head_scale}: the head of {self.model.preset} is its "
                 "embedding table; use optimizer.embedding_scale"
             )
+        self._check_parallel(shape)
         longest = shape.max_seq_len
         if self.seq_len > longest:
             raise ValueError(
@@ -191,3 +202,14 @@ class PretrainConfig(TrainingConfig):
             except ValueError as error:
                 raise ValueError(f"tokens: {error}") from None
         return self
+
+    def _check_parallel(self, shape: ModelConfig) -> None:
+        if not isinstance(self.workers, int) and self.parallel != ParallelConfig():
+            raise ValueError(
+                f"workers={self.workers}: a run that shrinks and grows is only sharded; give one number of "
+                "workers, or no --parallel options"
+            )
+        try:
+            self.parallel.layout(self.fewest_workers).check_model(shape, self.seq_len)
+        except LayoutError as error:
+            raise ValueError(f"parallel: {error}") from None

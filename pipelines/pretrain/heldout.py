@@ -38,17 +38,27 @@ class HeldOut:
 
 
 def held_out(
-    model: LanguageModel, source: TokenSource, config: PretrainConfig, opening_id: int | None
+    model: LanguageModel,
+    source: TokenSource,
+    config: PretrainConfig,
+    opening_id: int | None,
+    share: tuple[int, int],
 ) -> HeldOut:
-    """opening_id: as of `bits_per_byte`."""
+    """opening_id, share: as of `bits_per_byte`."""
     if isinstance(model, Decoder):
-        return _by_bits(model, source, config, opening_id)
+        return _by_bits(model, source, config, opening_id, share)
     return _by_guesses(model, source, config)
 
 
-def _by_bits(model: Decoder, source: TokenSource, config: PretrainConfig, opening_id: int | None) -> HeldOut:
+def _by_bits(
+    model: Decoder,
+    source: TokenSource,
+    config: PretrainConfig,
+    opening_id: int | None,
+    share: tuple[int, int],
+) -> HeldOut:
     def score(shards: TokenShards, windows: int | None) -> float:
-        return bits_per_byte(model, shards, config.seq_len, config.micro_batch, windows, opening_id)
+        return bits_per_byte(model, shards, config.seq_len, config.micro_batch, windows, opening_id, share)
 
     def in_training() -> dict[str, float]:
         if not source.heldout:

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import torch.distributed as dist
+
 from llm.models.parameters import parameter_count
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
+from llm.training.parallel.ranks import arrange
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.model_folder import LOGS, TOKENIZER
 from pipelines.pretrain.batches import GlobalBatches, objective_of
@@ -35,8 +38,9 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         objective = objective_of(config, loader.shards.vocab_size, config.seed)
         opening_id = loader.shards.eos_id if config.document_mask else None
-        model = sharded_model(job, device, precision, weights=None)
-        heldout = held_out(model, source, config, opening_id)
+        ranks = arrange(config.parallel.layout(dist.get_world_size()), device)
+        model = sharded_model(job, device, precision, weights=None, ranks=ranks)
+        heldout = held_out(model, source, config, opening_id, (ranks.place.data, ranks.layout.data))
         train(
             TrainingRun(
                 model=model,
@@ -49,7 +53,8 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
                 evaluate=heldout.in_training,
-                loss_sum=language_model_loss(model, opening_id),
+                loss_sum=language_model_loss(model, opening_id, ranks),
+                copies=ranks.layout.copies,
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, config.seq_len),
                 may_write=Claim(job).holds,

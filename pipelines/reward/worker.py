@@ -9,7 +9,8 @@ from cluster.artifacts.folder import FileEntry
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import build, load_state, save_model
 from llm.training.loop import TrainingRun, train
-from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.precision import Precision
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of

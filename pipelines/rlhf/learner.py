@@ -16,7 +16,7 @@ from cluster.artifacts.workspace import Workspace
 from llm.alignment.rollouts import Rollout, Scored
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_writing import CheckpointPlace, save_checkpoint
-from llm.training.parallel import gather_weights
+from llm.training.parallel.weights import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import CONFIG, WEIGHTS

@@ -10,7 +10,7 @@ from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import load_model
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, shard
+from llm.training.parallel.fsdp import data_mesh, shard
 from pipelines.rlhf.config import RLHFConfig
 
 BETAS = (0.9, 0.95)

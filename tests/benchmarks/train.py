@@ -26,7 +26,7 @@ from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, shard
+from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.precision import Precision, choose_precision
 from llm.training.step import train_step
 

@@ -18,6 +18,7 @@ from llm.data.order import Order
 from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json
 from llm.training import precision
 from pipelines import training_worker
+from pipelines.parallel_config import ParallelConfig
 
 GLOBAL_BATCH, STEPS = 12, 6
 
@@ -44,6 +45,15 @@ def test_one_stream_for_any_number_of_workers(loader, world_size, monkeypatch):
             rows.append(loader.batch(step * GLOBAL_BATCH + first, count))
     assert loader.order.samples_per_epoch < GLOBAL_BATCH * STEPS, "it goes on beyond one epoch"
     assert np.array_equal(np.concatenate(rows), loader.batch(0, GLOBAL_BATCH * STEPS))
+
+
+def test_workers_that_divide_a_model_read_the_same(monkeypatch):
+    monkeypatch.setattr(training_worker.dist, "get_world_size", lambda: 8)
+    parallel, shares = ParallelConfig(replicate=2, tensor=2), []
+    for rank in range(8):
+        monkeypatch.setattr(training_worker.dist, "get_rank", lambda rank=rank: rank)
+        shares.append(training_worker.my_share(10, parallel))
+    assert shares[0::2] == shares[1::2] == [(0, 2, 1), (2, 3, 0), (5, 2, 1), (7, 3, 0)]
 
 
 def a_job(root, state=None, extends=None):

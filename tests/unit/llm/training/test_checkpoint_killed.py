@@ -20,7 +20,8 @@ from llm.models.load import build
 from llm.training import checkpoint_writing
 from llm.training.checkpoint_manifest import what_is_wrong
 from llm.training.loop import train
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from tests.unit.llm.training.checkpointed_run import CONFIG, FolderMirror, a_run, micro_batches
 
 Held = Literal["writing", "uploading"]

@@ -16,7 +16,8 @@ from llm.training.checkpoint_weights import read_weights
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.loop import language_model_loss
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from llm.training.step import train_step
 from tests.unit.llm.training.checkpointed_run import CONFIG, micro_batches
 from tests.unit.ranks import in_turn

@@ -14,7 +14,8 @@ from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from llm.training.step import train_step
 
 CONFIG = model_config("tiny-100k", vocab_size=100, d_model=32, d_ff=48)

@@ -58,6 +58,13 @@ from pipelines.pretrain.config import PretrainConfig
             "gives the decoder 7.. tokens, more than the model's max_seq_len=512",
         ),
         ({"model": {"preset": "t5-tiny"}, "seq_len": 2}, "the shortest text with a hole takes 3 tokens"),
+        ({"parallel": {"tensor": 2}}, "tensor=2 .* = 2 does not divide 1 workers: take a multiple of 2"),
+        ({"workers": 2, "parallel": {"tensor": 2}}, "tensor=2 does not divide n_kv_heads=1"),
+        ({"workers": (2, 4), "parallel": {"replicate": 2}}, "only sharded; give one number of workers"),
+        (
+            {"workers": 4, "parallel": {"context": 4}, "seq_len": 100},
+            "seq_len=100 is not divisible by 2 · context=8: .* make it 96 or 104",
+        ),
         ({"optimizer": {"learning_rate": 1e-4}}, "min_learning_rate=0.0003 is above learning_rate=0.0001"),
     ],
 )
@@ -109,3 +116,9 @@ def test_configuration_imports_neither_torch_nor_ray():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
     assert output.strip() == "[]"
+
+
+def test_how_a_model_is_divided_is_no_part_of_what_it_is():
+    shape = {"preset": "tiny-100k"}
+    divided = PretrainConfig(model=shape, workers=4, global_batch=2, parallel={"tensor": 2})
+    assert divided.what() == PretrainConfig(model=shape, global_batch=2).what()

@@ -19,7 +19,7 @@ from llm.training.loop import TrainingRun, train
 from llm.training.loss import IGNORE
 from llm.training.metrics_log import read_records
 from llm.training.objectives import next_token
-from llm.training.parallel import data_mesh, shard
+from llm.training.parallel.fsdp import data_mesh, shard
 from pipelines.pretrain.batches import GlobalBatches
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_worker import my_share

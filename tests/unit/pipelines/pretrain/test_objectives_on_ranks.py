@@ -15,7 +15,8 @@ from llm.models.load import build
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE
 from llm.training.metrics_log import read_records
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from pipelines.pretrain.batches import GlobalBatches, objective_of
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.heldout import held_out

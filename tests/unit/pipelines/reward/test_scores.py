@@ -6,7 +6,8 @@ import torch
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import build
 from llm.models.presets import model_config
-from llm.training.parallel import data_mesh, scatter_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import scatter_weights
 from pipelines.reward.rankings import Ranking
 from pipelines.reward.scores import measure
 from tests.unit.ranks import on_ranks

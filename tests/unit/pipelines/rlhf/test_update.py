@@ -9,7 +9,8 @@ from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar
 from llm.models.presets import model_config
 from llm.tokenizer.special import PAD_ID
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from llm.training.step import NonFiniteError
 from pipelines.rlhf.config import PPOConfig, RLHFConfig
 from pipelines.rlhf.models import ActorCritic, make_optimizer

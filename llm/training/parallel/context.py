@@ -1,0 +1,54 @@
+"""Context parallelism: a row's tokens divided among ranks, for rows too long for one.
+
+Rank r of C takes pieces r and 2C − 1 − r of the 2C that a row is cut into, so that all look back about as
+far:
+
+    tokens   0 │ 1 │ 2 │ 3        rank 0: pieces 0 and 3, rank 1: pieces 1 and 2
+
+Every token is by itself but in attention. There the queries are a rank's own, and the keys and values of the
+whole row are gathered, layer by layer; their gradients are summed and scattered on the way back. Gathering
+all at once moves as many bytes as a ring would (Liu et al., 2023, arXiv:2310.01889), and Llama 3 was trained
+so (Grattafiori et al., 2024, arXiv:2407.21783, § 3.3.2), since with grouped-query heads keys and values are
+the small part. Each rank looks at all keys under a mask, whatever the mask is.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed._functional_collectives import all_gather_single_autograd
+
+from llm.models.attention import Attend, Pattern, Scoring, masked
+
+
+def own_places(seq_len: int, ranks: int, rank: int, device: torch.device | None = None) -> Tensor:
+    """(seq_len / ranks,) int64: the places of a row that are `rank`'s. 2 · ranks divides seq_len."""
+    pieces = torch.arange(seq_len, device=device).chunk(2 * ranks)
+    return torch.cat((pieces[rank], pieces[2 * ranks - 1 - rank]))
+
+
+def seeing_whole_rows(places: Tensor, group: dist.ProcessGroup, segments: Tensor | None = None) -> Pattern:
+    """Causal attention of the tokens at `places` (own,) to all of their rows.
+
+    segments (batch, seq): the document of each token of the whole row, if documents do not see each other.
+    """
+    ranks = dist.get_world_size(group)
+    gathered = torch.cat(
+        [own_places(len(places) * ranks, ranks, each, places.device) for each in range(ranks)]
+    )
+    distance = places.unsqueeze(1) - gathered
+    visible = (distance >= 0)[None, None]
+    if segments is not None:
+        visible = visible & (segments[:, None, places, None] == segments[:, None, None, gathered])
+
+    def pattern(scoring: Scoring) -> Attend:
+        near = visible if scoring.window is None else visible & (distance < scoring.window)
+        attend = masked(near)(scoring)
+
+        def attend_to_whole_rows(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            own = torch.cat((k, v), dim=2)
+            keys, values = all_gather_single_autograd(own, gather_dim=1, group=group).chunk(2, dim=2)
+            return attend(layer, q, keys, values)
+
+        return attend_to_whole_rows
+
+    return pattern

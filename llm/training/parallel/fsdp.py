@@ -1,0 +1,45 @@
+"""Sharding with FSDP2: parameters, gradients and optimizer state are split over ranks, block by block."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from llm.training.precision import Precision
+
+
+def data_mesh(device: torch.device) -> DeviceMesh:
+    """All ranks of the initialised process group in one dimension."""
+    return init_device_mesh(device.type, (dist.get_world_size(),), mesh_dim_names=("data",))
+
+
+def shard(model: nn.Module, mesh: DeviceMesh, precision: Precision, rest: DeviceMesh | None = None) -> None:
+    """Shard `model` (which has `.blocks`) in place: each block, then the root with tables, norms and head.
+
+    In bf16, matmuls and activations are bf16 while the weights that the optimizer moves, and every sum of
+    gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision;
+    in fp32 there is then nothing to do, and the hooks would only take time.
+
+    The root, too, goes back to its shards after every forward pass. Left whole, as is torch's default, an
+    evaluation before the optimizer is made would hand it tensors that nobody trains.
+
+    Gradients are summed over ranks, not averaged: the step has divided by the global token count. The
+    factor and the forced plain sum go together, since gloo has no other reduction.
+
+    Args:
+        mesh: one dimension over which to shard; or two, of which the first holds copies (HSDP).
+        rest: what shards the root, if it is not the same.
+    """
+    rest = rest or mesh
+    if rest.size() == 1 and precision == "fp32":
+        return
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    for block in model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=rest, mp_policy=policy, reshard_after_forward=True)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)

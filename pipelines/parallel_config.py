@@ -1,0 +1,21 @@
+"""How workers divide a model and its rows among them."""
+
+from pydantic import Field
+
+from llm.training.parallel.layout import ParallelLayout
+from pipelines.stage_config import Frozen
+
+
+class ParallelConfig(Frozen):
+    """Ways to divide a run besides sharding. Workers that these leave over shard the model (FSDP)."""
+
+    replicate: int = Field(default=1, ge=1)
+    """Copies of the sharded model. Within each, workers exchange more than between them: one a node."""
+    tensor: int = Field(default=1, ge=1)
+    """Workers among which heads and feed-forward columns are divided, which exchange most."""
+    context: int = Field(default=1, ge=1)
+    """Workers among which the tokens of a row are divided, where rows are too long for one."""
+
+    def layout(self, workers: int) -> ParallelLayout:
+        """Of so many workers; raises LayoutError if they cannot be divided so."""
+        return ParallelLayout.filling(workers, **self.model_dump())

@@ -1,0 +1,191 @@
+"""However a model is divided among ranks, it learns what one process learns, and its checkpoints are read
+under any other layout.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from llm.models.load import build
+from llm.models.presets import model_config
+from llm.training.checkpoint import load_checkpoint, newest_checkpoint
+from llm.training.checkpoint_saver import CheckpointSaver
+from llm.training.checkpoint_writing import CheckpointPlace
+from llm.training.loop import language_model_loss
+from llm.training.loss import next_token_targets
+from llm.training.optimizer import adamw
+from llm.training.parallel.layout import ParallelLayout
+from llm.training.parallel.parallelize import parallelize
+from llm.training.parallel.pipeline import DecoderStage, Pipeline
+from llm.training.parallel.ranks import arrange
+from llm.training.parallel.weights import gather_weights
+from llm.training.step import train_step
+from tests.unit.llm.training.on_ranks import on_ranks
+
+LLAMA = model_config("tiny-100k", 100, d_model=32, d_ff=48, qk_norm=True, sliding_window=9)
+GPT = model_config(
+    "gpt2",
+    100,
+    max_seq_len=16,
+    d_model=32,
+    d_ff=48,
+    n_layers=2,
+    n_heads=4,
+    n_kv_heads=2,
+    tie_embeddings=False,
+)
+UNTIED = LLAMA.model_copy(update={"tie_embeddings": False})
+STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
+
+
+@dataclass(frozen=True)
+class Case:
+    layout: ParallelLayout
+    config: object
+    opening_id: int | None = None
+
+
+CASES = {
+    "copies of a sharded model": Case(ParallelLayout(replicate=2, shard=2), LLAMA),
+    "tensor and shard": Case(ParallelLayout(shard=2, tensor=2), LLAMA, OPENING),
+    "tensor and copies, with biases": Case(ParallelLayout(replicate=2, tensor=2), GPT),
+    "context and shard, documents apart": Case(ParallelLayout(shard=2, context=2), LLAMA, OPENING),
+    "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
+    "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
+    "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
+}
+
+
+def batch(step: int):
+    """Rows of which some have few targets: a mean of means over ranks would show."""
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(100, (SEQUENCES, LENGTH), generator=generator)
+    learned = torch.rand(tokens.shape, generator=generator) < torch.linspace(0.1, 1, SEQUENCES).unsqueeze(1)
+    return tokens, next_token_targets(tokens, learned)
+
+
+def steps(model, optimizer, case: Case, ranks, numbers):
+    """(loss, gradient norm, tokens) of each step, taken in two micro-batches."""
+    layout, share = case.layout, SEQUENCES // case.layout.data
+    staged = isinstance(model, DecoderStage)
+    backward = Pipeline(model, ranks, torch.device("cpu")).backward if staged else None
+    seen = []
+    for step in numbers:
+        first = ranks.place.data * share if ranks else 0
+        tokens, targets = (each[first : first + share] for each in batch(step))
+        halves = list(zip(tokens.split(share // 2), targets.split(share // 2), strict=True))
+        loss_sum = language_model_loss(model, case.opening_id, ranks)
+        result = train_step(model, optimizer, halves, loss_sum, 1e-2, 0.5, layout.copies, backward)
+        seen.append((result.loss, result.grad_norm, result.tokens))
+    return seen
+
+
+def divided(case: Case):
+    ranks = arrange(case.layout, torch.device("cpu"))
+    with torch.device("meta"):
+        staged = case.layout.pipeline > 1
+        model = DecoderStage(case.config, ranks, case.opening_id) if staged else build(case.config)
+    parallelize(model, ranks, "fp32")
+    model.to_empty(device="cpu")
+    return model, ranks
+
+
+def plainly(case: Case):
+    model = build(case.config).to_empty(device="cpu")
+    model.init_weights(seed=3)
+    with torch.no_grad():
+        logits = model(batch(0)[0])
+    alone = Case(ParallelLayout(), case.config, case.opening_id)
+    curve = steps(model, optimizer_of(model), alone, None, range(STEPS))
+    return curve, logits, model.state_dict()
+
+
+def optimizer_of(model):
+    """With an epsilon above rounding: gradients that are 0 but for it (of a key's bias) move nothing."""
+    return adamw(model, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-5)
+
+
+def dividedly(case: Case):
+    model, ranks = divided(case)
+    model.init_weights(seed=3)
+    logits = None
+    if case.layout.pipeline == 1:
+        with torch.no_grad():
+            logits = model(batch(0)[0])  # An evaluation sees whole rows.
+    curve = steps(model, optimizer_of(model), case, ranks, range(STEPS))
+    return curve, logits, gather_weights(model, ranks)
+
+
+def all_cases(folder):
+    found = {name: dividedly(case) for name, case in CASES.items()}
+    save_then_load(folder)
+    found["reloaded"] = reloaded(folder)
+    return found
+
+
+def save_then_load(folder):
+    """Two steps under one layout."""
+    case = CASES["tensor and shard"]
+    model, ranks = divided(case)
+    model.init_weights(seed=3)
+    optimizer = optimizer_of(model)
+    steps(model, optimizer, case, ranks, range(2))
+    with CheckpointSaver(CheckpointPlace(folder, keep=1)) as saver:
+        saver.save(2, model, optimizer, {}, {})
+        steps(model, optimizer, case, ranks, range(2, STEPS))  # which the checkpoint knows nothing of
+
+
+def reloaded(folder):
+    """The other two under another."""
+    case = Case(ParallelLayout(tensor=1, shard=4), LLAMA, OPENING)
+    model, ranks = divided(case)
+    optimizer = optimizer_of(model)
+    load_checkpoint(newest_checkpoint(folder), model, optimizer)
+    curve = steps(model, optimizer, case, ranks, range(2, STEPS))
+    return curve, None, gather_weights(model)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("checkpoints")
+
+
+@pytest.fixture(scope="module")
+def on_four_ranks(folder):
+    return on_ranks(4, all_cases, folder)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
+    expected_curve, expected_logits, expected_weights = plainly(CASES[name])
+    curve, logits, weights = on_four_ranks[0][name]
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve), rtol=1e-4, atol=0)
+    if logits is not None:
+        torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    assert_equal_weights(weights, expected_weights)
+    assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
+
+
+def test_a_checkpoint_is_continued_under_any_layout(on_four_ranks, folder):
+    case = CASES["tensor and shard"]
+    expected_curve, _, expected_weights = plainly(case)
+    curve, _, weights = on_four_ranks[0]["reloaded"]
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
+    assert_equal_weights(weights, expected_weights)
+
+    model = build(case.config).to_empty(device="cpu")
+    optimizer = optimizer_of(model)
+    load_checkpoint(newest_checkpoint(folder), model, optimizer)
+    alone = Case(ParallelLayout(), case.config, case.opening_id)
+    curve = steps(model, optimizer, alone, None, range(2, STEPS))
+    torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
+    assert_equal_weights(model.state_dict(), expected_weights)
+
+
+def assert_equal_weights(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        torch.testing.assert_close(
+            value, expected[name], rtol=1e-3, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
