@@ -168,9 +168,16 @@ def _norm(config: ModelConfig, step: Step) -> int:
 
 
 def _feed_forward(config: ModelConfig, a: int) -> int:
-    """Bytes that a feed-forward network keeps of one token, its input aside."""
+    """Bytes that a feed-forward network keeps of one token, its input aside.
+
+    Of experts: of each copy also its input, what comes out, and that back in its place; the router's logits
+    and probabilities.
+    """
     kept = 4 if config.gated else 1 if config.activation == "relu" else 2
-    return a * kept * config.d_ff
+    if not config.n_experts:
+        return a * kept * config.d_ff
+    copies = config.experts_per_token * a * (kept * config.d_ff + 3 * config.d_model)
+    return copies + config.n_experts * (a + 4 + 4)
 
 
 def _working(config: ModelConfig, step: Step, parameters: int) -> int:

@@ -157,7 +157,8 @@ def language_model_loss(model: Trunk | EncoderDecoder, opening_id: int | None = 
             vocab_size = model.config.vocab_size
             return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
 
-        return model(*given, **seeing_themselves(given[0], opening_id), readout=readout)
+        balance = {"row_weights": (targets != IGNORE).sum(1)} if model.config.n_experts else {}
+        return model(*given, **seeing_themselves(given[0], opening_id), **balance, readout=readout)
 
     return loss_sum
 

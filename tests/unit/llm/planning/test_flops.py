@@ -36,6 +36,7 @@ def counted(config, seq_len: int, *inputs: Tensor, **arguments) -> float:
     [
         ("llama3-8b", {"n_kv_heads": 2}),
         ("llama3-8b", {"n_kv_heads": 1, "head_dim": 24, "tie_embeddings": True, "qk_norm": True}),
+        ("mixtral-8x7b", {"n_experts": 5, "experts_per_token": 3}),
         ("gpt2", {}),
         ("bert-base", {}),
     ],
