@@ -58,6 +58,7 @@ TOOLS = {
     ),
     "export": Command("pipelines.export_model", "ExportConfig", "Write a model as one", False),
     "chat": Command("pipelines.chat", "ChatConfig", "Talk to a served model", uses_ray=False),
+    "models": Command("pipelines.inspect.models", "ModelsConfig", "Model presets", uses_ray=False),
     "ls": Command("pipelines.inspect.ls", "LsConfig", "List artifacts", uses_ray=False),
     "show": Command("pipelines.inspect.show", "ShowConfig", "One artifact: lineage, counts", uses_ray=False),
     "diff": Command("pipelines.inspect.diff", "DiffConfig", "Where two artifacts differ", uses_ray=False),

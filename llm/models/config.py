@@ -113,6 +113,10 @@ class ModelConfig(BaseModel):
     """Feed-forward networks of a block among which a router chooses; 0 for one without a router."""
     experts_per_token: int = Field(default=0, ge=0)
     """How many it chooses for each token."""
+    balance_coefficient: float = Field(default=0.01, ge=0)
+    """How much it costs to choose some experts more often than others: `experts.py`."""
+    router_z_coefficient: float = Field(default=0.0, ge=0)
+    """How much large logits of the router cost."""
 
     @model_validator(mode="before")
     @classmethod
@@ -152,6 +156,11 @@ class ModelConfig(BaseModel):
         if not 0 <= self.experts_per_token <= self.n_experts or (self.n_experts > 0) > self.experts_per_token:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} must be from 1 to n_experts={self.n_experts}"
+            )
+        if self.n_experts and (self.family != "decoder" or self.bias):
+            raise ValueError(
+                f"n_experts={self.n_experts}: experts are for decoders without biases; this has "
+                f"family={self.family}, bias={self.bias}"
             )
         return self
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llm.models.attention import Pattern, bidirectional, causal
 from llm.models.config import ModelConfig
+from llm.models.experts import with_router_losses
 from llm.models.initial import init_weights
 from llm.models.stack import Stack, with_sinusoids
 
@@ -46,12 +47,13 @@ class Trunk(Stack):
         positions: Tensor | None = None,
         pattern: Pattern | None = None,
         token_types: Tensor | None = None,
+        router_losses: list[Tensor] | None = None,
     ) -> Tensor:
         """tokens (batch, seq) int64 -> (batch, seq, d_model) after the final norm.
 
         positions (batch or 1, seq) default to 0 … seq − 1; `pattern` to the family's own over the batch;
-        token_types (batch, seq) to 0. Under FSDP call the module itself (`forward`), whose hooks gather the
-        root's parameters.
+        token_types (batch, seq) to 0. `router_losses` as in `Stack.run`. Under FSDP call the module itself
+        (`forward`), whose hooks gather the root's parameters.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
@@ -65,7 +67,7 @@ class Trunk(Stack):
         x = with_sinusoids(x, positions, self.config)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        return self.run(x, positions, pattern or self.pattern)
+        return self.run(x, positions, pattern or self.pattern, router_losses=router_losses)
 
 
 class Decoder(Trunk):
@@ -92,14 +94,22 @@ class Decoder(Trunk):
         positions: Tensor | None = None,
         pattern: Pattern | None = None,
         readout: Readout = F.linear,
+        row_weights: Tensor | None = None,
     ) -> Tensor:
         """tokens (batch, seq) int64 -> logits (batch, seq, padded_vocab_size).
 
         `readout(hidden, head_weight, None)` replaces the plain matmul with something cheaper than all logits,
         such as a fused linear cross-entropy or the logits of a few rows. It runs inside forward, where FSDP
         has the head gathered.
+
+        row_weights (batch,): with experts, each row's tokens in the summed loss that `readout` returns, whose
+        gradient then has the router's losses in it (`experts.py`).
         """
-        hidden = self.hidden(tokens, positions, pattern)
+        router_losses: list[Tensor] = []
+        hidden = self.hidden(tokens, positions, pattern, router_losses=router_losses)
         if self.config.logit_scale != 1:
             hidden = hidden * self.config.logit_scale
-        return readout(hidden, self.head_weight, None)
+        result = readout(hidden, self.head_weight, None)
+        if row_weights is None or not router_losses:
+            return result
+        return with_router_losses(result, router_losses, row_weights)

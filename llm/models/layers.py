@@ -2,19 +2,13 @@
 
 from collections.abc import Callable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llm.models.activations import ACTIVATIONS
 from llm.models.attention import Attend, Attention, CrossAttention, KeysValues
 from llm.models.config import ModelConfig
+from llm.models.experts import Experts
 from llm.models.positions.rope import Rotation
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-}
 
 
 def make_norm(config: ModelConfig) -> nn.Module:
@@ -63,7 +57,7 @@ class Block(nn.Module):
             self.cross_norm = make_norm(config)
         self.cross = CrossAttention(config, layer) if cross else None
         self.mlp_norm = make_norm(config)
-        self.mlp = FeedForward(config)
+        self.mlp = Experts(config) if config.n_experts else FeedForward(config)
 
     def forward(
         self,
@@ -72,14 +66,21 @@ class Block(nn.Module):
         attend: Attend,
         memory: Tensor | KeysValues | None = None,
         attend_memory: Attend | None = None,
-    ) -> Tensor:
-        """x (batch, seq, d_model) -> the same shape; memory as in `CrossAttention`."""
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """x (batch, seq, d_model) -> the same shape; memory as in `CrossAttention`.
+
+        With experts also their router's losses, (batch,): a result of the block, so that FSDP gathers its
+        weights before their gradient comes.
+        """
         x = self._add(x, self.attention_norm, lambda y: self.attention(y, rotation, attend))
         cross = self.cross
         if cross is not None:
             assert memory is not None
             assert attend_memory is not None
             x = self._add(x, self.cross_norm, lambda y: cross(y, memory, attend_memory))
+        if isinstance(self.mlp, Experts):
+            y, losses = self.mlp(self.mlp_norm(x) if self.pre_norm else x)
+            return (x + y if self.pre_norm else self.mlp_norm(x + y)), losses
         return self._add(x, self.mlp_norm, self.mlp)
 
     def _add(self, x: Tensor, norm: nn.Module, layer: Callable[[Tensor], Tensor]) -> Tensor:

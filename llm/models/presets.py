@@ -41,6 +41,11 @@ _LLAMA3 = (
     128256,
     {"max_seq_len": 8192, "rope_theta": 500000.0, "tie_embeddings": False},
 )
+_MIXTRAL = (
+    "Jiang et al., 2024, arXiv:2401.04088",
+    32000,
+    {"max_seq_len": 32768, "rope_theta": 1e6, "tie_embeddings": False},
+)
 _LLAMA = {"rope_theta": 500000.0}
 _TRANSFORMER = (
     "Vaswani et al., 2017, arXiv:1706.03762",
@@ -121,6 +126,16 @@ PRESETS: dict[str, Preset] = {
     ),
     "llama-15m": _preset("ours", 32000, {}, **_sizes(288, 6, 6, 768), max_seq_len=1024),
     "llama-125m": _preset("ours", 32000, {}, **_sizes(768, 12, 12, 2048), max_seq_len=2048),
+    # As many FLOPs a token as llama-125m, each of whose feed-forward networks became 8 half as wide.
+    "moe-280m": _preset(
+        "ours",
+        32000,
+        {},
+        **_sizes(768, 12, 12, 1024),
+        n_experts=8,
+        experts_per_token=2,
+        max_seq_len=2048,
+    ),
     "llama-350m": _preset("ours", 32000, {}, **_sizes(1024, 24, 16, 2816), max_seq_len=2048),
     "llama-1b": _preset("ours", 128256, _LLAMA, **_sizes(2048, 16, 32, 8192), n_kv_heads=8, max_seq_len=8192),
     "llama-3b": _preset("ours", 128256, _LLAMA, **_sizes(3072, 28, 24, 8192), n_kv_heads=8, max_seq_len=8192),
@@ -145,6 +160,9 @@ PRESETS: dict[str, Preset] = {
     "llama3-8b": _preset(*_LLAMA3, **_sizes(4096, 32, 32, 14336), n_kv_heads=8),
     "llama3-70b": _preset(*_LLAMA3, **_sizes(8192, 80, 64, 28672), n_kv_heads=8),
     "llama3-405b": _preset(*_LLAMA3, **_sizes(16384, 126, 128, 53248), n_kv_heads=8),
+    "mixtral-8x7b": _preset(
+        *_MIXTRAL, **_sizes(4096, 32, 32, 14336), n_kv_heads=8, n_experts=8, experts_per_token=2
+    ),
     "transformer-base": _transformer(512, 8, 2048),
     "transformer-big": _transformer(1024, 16, 4096),
     "t5-small": _t5(512, 6, 8, 2048),

@@ -170,6 +170,8 @@ def language_model_loss(
             vocab_size = model.config.vocab_size
             return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
 
+        if model.config.n_experts:
+            inputs["row_weights"] = (targets != IGNORE).sum(1)
         return model(*given, **inputs, readout=readout)
 
     return loss_sum

@@ -17,6 +17,7 @@ EXACT = {
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "llama3-405b": 405_853_388_800,
+    "mixtral-8x7b": 46_702_792_704,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "t5-large": 737_668_096,
@@ -48,6 +49,10 @@ IN_THE_PAPER = {
 @pytest.mark.parametrize("preset", EXACT)
 def test_a_published_model_has_its_parameters_exactly(preset):
     assert published_count(model_config(preset)) == EXACT[preset]
+
+
+def test_a_token_of_mixtral_meets_its_two_experts_alone():
+    assert active_count(model_config("mixtral-8x7b")) == 12_879_925_248
 
 
 @pytest.mark.parametrize("preset", IN_THE_PAPER)

@@ -1,0 +1,116 @@
+"""Estimates against what torch's allocator says of real training steps."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.profiler import profile
+from torch.utils.checkpoint import checkpoint
+
+from llm.models.config import ModelConfig
+from llm.models.load import build
+from llm.models.parameters import parameter_count
+from llm.models.presets import model_config
+from llm.planning.memory import CHUNK_ELEMENTS, Step, training_memory
+from llm.training import loss as chunked
+from llm.training.loss import next_token_targets, summed_cross_entropy
+from llm.training.optimizer import adamw
+from llm.training.parallel import data_mesh, shard
+from llm.training.step import train_step
+from tests.unit.ranks import in_turn
+
+SHAPE = {"d_model": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 4, "head_dim": 16, "max_seq_len": 256}
+BOTH = SHAPE | {"n_encoder_layers": 3}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def allocated_at_most(work: Callable[[], object]) -> int:
+    """Bytes that `work` holds at once beyond what there was before, by every call of the allocator."""
+    with profile(profile_memory=True) as seen:
+        work()
+    events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
+    events.sort(key=lambda each: each.start_ns())
+    return max(itertools.accumulate(each.nbytes() for each in events))
+
+
+def measured(config: ModelConfig, step: Step) -> int:
+    """The most that a second step holds: the first one made the optimizer's state."""
+    model = build(config)
+    shard(model, data_mesh(torch.device("cpu")), step.precision)
+    model.to_empty(device="cpu")
+    model.init_weights(seed=0)
+    if step.checkpointing:
+        for block in model.blocks:
+            block.forward = lambda *x, forward=block.forward: checkpoint(forward, *x, use_reentrant=False)
+    optimizer = adamw(model, 1e-3, 0.1, (0.9, 0.95))
+    inputs = [torch.zeros(step.micro_batch, step.input_len or 1, dtype=torch.int64)]
+    inputs = inputs if config.family == "encoder-decoder" else []
+
+    def loss_sum(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        def readout(hidden, weight, bias):
+            return summed_cross_entropy(hidden, weight, targets, config.vocab_size, bias)
+
+        return model(*inputs, tokens, readout=readout)
+
+    tokens = torch.randint(config.vocab_size, (step.micro_batch * step.micro_batches, step.seq_len))
+    parts = [(part, next_token_targets(part)) for part in tokens.split(step.micro_batch)]
+
+    def take() -> None:
+        train_step(model, optimizer, parts, loss_sum, 1e-3, 1.0)
+
+    take()
+    state = 3 * 4 * parameter_count(config) // step.ranks  # weights, two moments: there before and after
+    return state + allocated_at_most(take)
+
+
+@pytest.mark.parametrize(
+    "preset, fields, how",
+    [
+        ("tiny-100k", SHAPE | {"n_kv_heads": 2, "d_ff": 172}, {}),
+        ("tiny-100k", SHAPE | {"d_ff": 172, "tie_embeddings": False}, {"micro_batches": 2}),
+        ("tiny-100k", SHAPE | {"d_ff": 172, "qk_norm": True, "sliding_window": 24}, {}),
+        ("tiny-100k", SHAPE | {"d_ff": 172, "d_model": 128, "n_layers": 8}, {"micro_batch": 1}),
+        ("tiny-100k", SHAPE | {"n_kv_heads": 2, "d_ff": 172}, {"checkpointing": True}),
+        ("mixtral-8x7b", SHAPE | {"d_ff": 96, "n_experts": 4}, {}),
+        ("gpt2", SHAPE | {"d_ff": 256}, {}),
+        ("bert-base", SHAPE | {"d_ff": 256}, {}),
+        ("bert-base", SHAPE | {"d_ff": 256}, {"checkpointing": True, "micro_batches": 2}),
+        ("transformer-base", BOTH | {"d_ff": 256}, {"input_len": 96}),
+        ("t5-small", BOTH | {"d_ff": 256}, {"input_len": 48}),
+        ("t5-v1.1-small", BOTH | {"d_ff": 172}, {"input_len": 96, "micro_batches": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_estimate_is_within_a_tenth_of_a_measured_step(preset, fields, how):
+    config = model_config(preset, vocab_size=256, **fields)
+    step = Step(**{"micro_batch": 4, "seq_len": 64, "precision": "fp32", "fused_norms": False} | how)
+    assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_it_is_in_bf16_too(micro_batches):
+    """Where whole weights and gradients of a block count for something."""
+    config = model_config("tiny-100k", vocab_size=256, **SHAPE | {"d_ff": 172, "n_layers": 3})
+    step = Step(2, 32, micro_batches=micro_batches, precision="bf16", fused_norms=False)
+    assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
+
+
+def test_two_ranks_halve_the_state_but_accumulate_whole_gradients():
+    config = model_config("tiny-100k", vocab_size=256, **SHAPE | {"d_ff": 344, "d_model": 128})
+    steps = [Step(1, 32, micro_batches=n, ranks=2, precision="fp32", fused_norms=False) for n in (1, 2)]
+    for step, ranks in zip(steps, in_turn([(2, measured, (config, step)) for step in steps]), strict=True):
+        for seen in ranks:
+            assert training_memory(config, step).peak == pytest.approx(seen, rel=0.1)
+
+
+def test_the_chunk_is_that_of_the_loss():
+    assert CHUNK_ELEMENTS == chunked.CHUNK_ELEMENTS
