@@ -52,7 +52,8 @@ def tokenize(root, texts, **options):
     corpus_stage.run(CorpusConfig(**common, paths=(str(texts),), heldout_fraction=0.3), NO_CLUSTER)
     if not ArtifactStore(root).newest("tokenizers", "a"):
         tokenizer_stage.run(TokenizerConfig(**common, corpus="a", vocab_size=300), NO_CLUSTER)
-    return tokens_stage.run(TokensConfig(**common, corpus="a", tokenizer="a", **options), NO_CLUSTER)
+    tokens = TokensConfig(**common, corpus="a", tokenizer="a", workers=1, **options)
+    return tokens_stage.run(tokens, NO_CLUSTER)
 
 
 def test_only_new_text_is_tokenized(units, texts, tmp_path, monkeypatch):
