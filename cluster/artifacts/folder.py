@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,20 +121,23 @@ class Folder:
         try:
             writing = Writing(scratch, {})
             yield writing
-            writing.files.update(self.publish(scratch))
+            writing.files.update(self.publish(scratch, described=writing.files))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def publish(self, source: Path, names: list[str] | None = None) -> dict[str, FileEntry]:
+    def publish(
+        self, source: Path, names: list[str] | None = None, described: Mapping[str, FileEntry] | None = None
+    ) -> dict[str, FileEntry]:
         """Make files of a folder on this machine files of this one; all of them if none are named.
 
         Returns what a manifest says of them. If `source` is this folder itself, that is all it does; a file
-        of another folder on the same disk is moved.
+        of another folder on the same disk is moved. `described`: what is known of some of them already.
         """
+        known = described or {}
         if names is None:
             paths = [path for path in source.rglob("*") if path.is_file()]
             names = sorted(path.relative_to(source).as_posix() for path in paths)
-        entries = {name: describe(source / name) for name in names}
+        entries = {name: known[name] if name in known else describe(source / name) for name in names}
         if self.local is None or self.local != source:
             with ThreadPoolExecutor(_TRANSFER_THREADS) as pool:
                 list(pool.map(lambda name: self.storage.upload(source / name, self.key(name)), names))
@@ -148,7 +151,7 @@ class Writing:
     path: Path
     """Write here."""
     files: dict[str, FileEntry]
-    """What was published, after the block."""
+    """What was published, after the block. Who has hashed a file while writing it puts that in before."""
 
     def files_below(self, folder: str) -> dict[str, FileEntry]:
         """`files` by their names in a folder that has the written one as `folder`."""

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ GIVE_UP_SECONDS = 180.0
 _LONGEST_PAUSE_SECONDS = 10.0
 _DELETED_AT_ONCE = 1000
 _THREADS = 16
+_SMALL_BYTES, _CHUNK_BYTES = 2**20, 2**20
 _TRANSFER = TransferConfig(
     multipart_threshold=64 * 2**20,
     multipart_chunksize=32 * 2**20,
@@ -91,12 +93,15 @@ class S3Storage:
 
     def upload(self, path: Path, key: str) -> None:
         """In parts if the file is large; the object appears when the last part has arrived."""
+        if path.stat().st_size <= _SMALL_BYTES:
+            self.write(key, path.read_bytes())
+            return
         where = (self.bucket, self._key(key))
         self.persist(key, lambda s3: s3.upload_file(str(path), *where, Config=_TRANSFER))
 
     def download(self, key: str, path: Path) -> None:
-        where = (self.bucket, self._key(key))
-        self.persist(key, lambda s3: s3.download_file(*where, str(path), Config=_TRANSFER))
+        """In parts if the object is large."""
+        self.persist(key, lambda s3: _download(s3, path, **self._at(key)))
 
     def copy(self, key: str, new_key: str) -> None:
         """On the server's side, in parts if the object is large."""
@@ -243,6 +248,17 @@ def _delete(s3: Any, request: dict[str, Any]) -> None:
 
 def _list_page(s3: Any, request: dict[str, Any]) -> Any:
     return s3.list_objects_v2(**request)
+
+
+def _download(s3: Any, path: Path, **where: str) -> None:
+    response = s3.get_object(**where)
+    with closing(response["Body"]) as body:
+        if response["ContentLength"] <= _TRANSFER.multipart_threshold:  # half of what s3transfer takes
+            with open(path, "wb") as stream:
+                for chunk in body.iter_chunks(_CHUNK_BYTES):
+                    stream.write(chunk)
+            return
+    s3.download_file(where["Bucket"], where["Key"], str(path), Config=_TRANSFER)
 
 
 def _body(s3: Any, **request: str) -> bytes:

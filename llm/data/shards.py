@@ -51,7 +51,8 @@ class Shard:
 
 
 class ShardWriter:
-    """Writes the shards of one unit in one split. Files appear under their names when they are complete.
+    """Writes the shards of one unit in one split. Files appear under their names when they are complete; to
+    make them survive a crash of the machine is left to who publishes them.
 
     Use it as a context manager; `shards` is complete after the block. Left by an exception, it leaves no file
     of the shard it was writing.
@@ -112,12 +113,9 @@ class ShardWriter:
         self._ends: list[np.ndarray] = []
 
     def _finish(self) -> None:
-        _sync_and_close(self._stream)
+        self._stream.close()
         index, ends = self._path.with_suffix(".idx"), np.concatenate(self._ends).astype(_DOCUMENT_END)
-        with open(_partial(index), "wb") as stream:
-            stream.write(ends.tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+        _partial(index).write_bytes(ends.tobytes())
         os.replace(_partial(index), index)
         os.replace(_partial(self._path), self._path)
         file = str(self._path.relative_to(self._root))
@@ -130,12 +128,6 @@ class ShardWriter:
 
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
-
-
-def _sync_and_close(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-    stream.close()
 
 
 def shards_json(

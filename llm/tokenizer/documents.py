@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from llm.tokenizer.encoder.vocabulary import why_unsupported
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _COMPILE_AFTER, _LOAD_AFTER = 16_000_000, 4_000_000
 """Bytes that SentencePiece encodes in about the time that compiling takes, or loading the machine code."""
-_COMPARED = 1_000_000
+_COMPARED = 500_000
 _MANY = 2
 """Times the bytes after which compiling pays: so many that nothing is gained by waiting."""
 _MODULES = {proto.TrainerSpec.BPE: "bpe", proto.TrainerSpec.UNIGRAM: "unigram"}
@@ -64,8 +65,11 @@ class DocumentEncoder:
         texts.validate(full=True)
         if self._compiled is not None and self._to_compare <= 0:
             return self._compiled.encode(*utf8(texts), self._tokenizer.eos_id)
+        compares = self.why_slow is None and self._is_worth_it()
+        if compares and (enough := self._documents_to_compare(texts)) < len(texts):
+            return _joined(self.encode(texts[:enough]), self.encode(texts[enough:]))
         ids, ends = self._with_sentencepiece(texts)
-        if self.why_slow is None and self._is_worth_it():
+        if compares:
             try:
                 self._compare(texts, ids, ends)
             except Exception as error:  # of the compiler, or of machine code on a damaged disk
@@ -84,6 +88,11 @@ class DocumentEncoder:
             kind = proto.ModelProto.FromString(self._tokenizer.model).trainer_spec.model_type
             self._load_after = 0 if was_compiled(_MODULES[kind]) else self._compile_after
         return self._encoded >= self._load_after
+
+    def _documents_to_compare(self, texts: pa.Array) -> int:
+        """The first ones, which have the bytes that are still to be compared; one at least."""
+        sizes = np.cumsum(pc.binary_length(texts).to_numpy())
+        return int(np.searchsorted(sizes, max(self._to_compare, 0))) + 1
 
     def _with_sentencepiece(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         eos = np.array([self._tokenizer.eos_id], dtype=self._dtype)
@@ -104,6 +113,14 @@ class DocumentEncoder:
         if not np.array_equal(ids, found_ids) or not np.array_equal(ends, found_ends):
             self.why_slow = "the compiled loops gave other ids for a sample"
         self._to_compare -= texts.nbytes
+
+
+def _joined(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and ends of documents and of those after them."""
+    (ids, ends), (more_ids, more_ends) = first, second
+    return np.concatenate([ids, more_ids]), np.concatenate([ends, more_ends + len(ids)])
 
 
 def utf8(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:

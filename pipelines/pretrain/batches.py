@@ -11,6 +11,8 @@ from llm.training.step import MicroBatch
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_worker import my_share
 
+_STEPS_AHEAD = 3
+
 
 def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
     """What models of the family of `config.model` learn.
@@ -36,14 +38,15 @@ class GlobalBatches:
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """What is made of this worker's part of the step's samples, `config.micro_batch` of them in each.
 
-        The samples of the step after are sent for, if they come over a network.
+        The samples of the next steps are sent for, if they come over a network: of more than one, so that a
+        request that takes longer than a step keeps none waiting.
         """
         loader, config = self._loader, self._config
         first, count, missing = my_share(config.global_batch, config.parallel)
         start = step * config.global_batch + first
         samples = loader.batch(start, count)
-        if step + 1 < config.steps:
-            loader.expect(start + config.global_batch, count)
+        for ahead in range(1, min(_STEPS_AHEAD, config.steps - step - 1) + 1):
+            loader.expect(start + ahead * config.global_batch, count)
         *given, targets = self._objective(samples, start)
         tensors = [_lengthened(each, missing, loader.shards.eos_id) for each in given]
         tensors.append(_lengthened(targets, missing, IGNORE))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json
+from llm.evaluation import bits_per_byte as module
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte, windows
 from llm.models.decoder import Decoder
 from llm.models.presets import model_config
@@ -40,16 +41,19 @@ def model():
     return model
 
 
-def brute_force_bits(model, shards):
+def brute_force_bits(model, shards, opening_id=None):
     """Σ −log₂ p(token), each from its own forward pass over the window before it: half the length, and more
-    up to where the next window begins.
+    up to where the next window begins. With opening_id, over what is of the token's own document there.
     """
     model, bits, scored = model.double(), 0.0, 0
     for shard, count in enumerate(shards.shard_tokens):
         stream = [EOS, *shards.read(shard, 0, count).tolist()]
         for index in range(1, len(stream)):
             window_start = max(0, (index - 1) // (LENGTH // 2) * (LENGTH // 2) - LENGTH // 2)
-            context = torch.tensor([stream[window_start:index]])
+            before = stream[window_start:index]
+            if opening_id in before:
+                before = before[len(before) - 1 - before[::-1].index(opening_id) :]
+            context = torch.tensor([before])
             log_p = model(context)[0, -1, :VOCAB].log_softmax(-1)
             bits -= log_p[stream[index]].item() / math.log(2)
             scored += 1
@@ -63,6 +67,17 @@ def test_equals_brute_force(model, splits, batch_size):
     with torch.no_grad():
         expected = brute_force_bits(model, splits["heldout"]) / splits["heldout"].bytes
     assert actual == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_documents_of_a_row_do_not_see_each_other(model, splits, batch_size):
+    heldout = splits["heldout"]
+    actual = bits_per_byte(model, heldout, LENGTH, batch_size, opening_id=EOS)
+    with torch.no_grad():
+        expected = brute_force_bits(model, heldout, opening_id=EOS) / heldout.bytes
+        with_others = brute_force_bits(model, heldout) / heldout.bytes
+    assert actual == pytest.approx(expected, rel=1e-5)
+    assert actual != pytest.approx(with_others, rel=1e-3)
 
 
 def test_a_model_that_knows_nothing_needs_log2_vocab_bits_a_token(model, splits):
@@ -81,6 +96,24 @@ def test_unigram_by_counting(splits):
     for shard, count in enumerate(heldout.shard_tokens):
         for token in heldout.read(shard, 0, count).tolist():
             bits -= math.log2((seen.count(token) + 1) / (len(seen) + VOCAB))
+    assert unigram_bits_per_byte(train, heldout, VOCAB) == pytest.approx(bits / heldout.bytes, rel=1e-12)
+
+
+@pytest.mark.parametrize("counted", [1, 4, 1000])
+def test_unigram_by_counting_evenly_spaced_parts(splits, monkeypatch, counted):
+    monkeypatch.setattr(module, "_PART_TOKENS", 50)
+    monkeypatch.setattr(module, "_COUNTED_PARTS", counted)
+    train, heldout = splits["train"], splits["heldout"]
+    parts = [
+        train.read(shard, start, min(50, tokens - start)).tolist()
+        for shard, tokens in enumerate(train.shard_tokens.tolist())
+        for start in range(0, tokens, 50)
+    ]
+    assert len(parts) > 2 * 4
+    chosen = parts if counted > len(parts) else [parts[i * len(parts) // counted] for i in range(counted)]
+    seen = [token for part in chosen for token in part]
+    met = [t for s, n in enumerate(heldout.shard_tokens) for t in heldout.read(s, 0, n).tolist()]
+    bits = -sum(math.log2((seen.count(token) + 1) / (len(seen) + VOCAB)) for token in met)
     assert unigram_bits_per_byte(train, heldout, VOCAB) == pytest.approx(bits / heldout.bytes, rel=1e-12)
 
 

@@ -173,6 +173,20 @@ def test_batches_are_the_same_before_and_after_compiling(model, preset, monkeypa
     assert [array.tolist() for array in batches.encode(column[:0])] == [[], []]
 
 
+def test_no_more_is_compared_than_was_asked_for(monkeypatch):
+    made = tokenizer("bpe", "lossless")
+    texts = pa.array(["left out", *["some words of text"] * 20]).slice(1)
+    batches = DocumentEncoder(made, INT32, compile_after=0, compared=60)
+    seen = []
+    monkeypatch.setattr(
+        made, "encode_arrays", lambda some, whole=made.encode_arrays: seen.extend(some) or whole(some)
+    )
+    expected = [*made.encode("some words of text"), made.eos_id]
+    for _ in range(2):
+        assert split(*batches.encode(texts)) == [expected] * 20
+    assert 60 <= len("".join(seen)) <= 60 + len(texts[0].as_py())
+
+
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_loops_that_are_on_disk_are_used_sooner(monkeypatch, on_disk):
     made = tokenizer("bpe", "lossless")

@@ -1,10 +1,13 @@
 """Where a pre-training run reads from, and what it refuses before anything starts."""
 
 import json
+import uuid
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import StorageError, UserError
@@ -12,7 +15,8 @@ from llm.data.shards import SHARDS_FILE, ShardWriter, shards_json
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.stage import reading_plan, resolve_inputs
 from pipelines.pretrain.token_source import open_source
-from pipelines.token_shards import ranged_shards
+from pipelines.token_shards import Ranges, ranged_shards
+from tests.object_storage import BUCKET
 
 VOCAB = 300
 
@@ -92,6 +96,34 @@ def test_shards_read_by_ranges_are_the_same(three):
     file.with_suffix(".away").rename(file)
     with pytest.raises(UserError, match=r"tokens/web/.* has 100 bytes, shards\.json says 400"):
         open_source(config(three, tokens="web"), inputs)
+
+
+def test_ranges_out_of_a_bucket_are_asked_for_again_where_they_fail(object_storage, monkeypatch):
+    for name, value in object_storage.environment().items():
+        monkeypatch.setenv(name, value)
+    store = ArtifactStore(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+    artifact = tokens(store, "web", 200, tokenizer(store))
+    folder, name = artifact.folder, "train/part-0-0.tok"
+    content, ranges = folder.read(name), Ranges(artifact)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(folder.storage), "read_range", None)  # it is not needed
+        assert ranges.read(name, 10, 40) == content[10:50]
+    with monkeypatch.context() as patch:
+        refusing = SimpleNamespace(read_at=refuse, size=lambda: len(content))
+        patch.setattr(Folder, "open", lambda *_: refusing)
+        for _ in range(2):
+            assert ranges.read(name, 10, 40) == content[10:50]
+            ranges = Ranges(artifact)
+    folder.write(name, content[:30])
+    with pytest.raises(StorageError, match="has 30 bytes, the manifest says 400; `manta verify`"):
+        ranges.read(name, 0, 10)
+    folder.delete([name])
+    with pytest.raises(StorageError, match="it is missing; `manta verify`"):
+        ranges.read(name, 0, 10)
+
+
+def refuse(*_):
+    raise OSError("AWS Error ACCESS_DENIED: the token has expired")
 
 
 @pytest.mark.parametrize(

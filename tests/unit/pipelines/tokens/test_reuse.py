@@ -1,5 +1,6 @@
 """When text is added to a corpus, only the new text is tokenized, with the result of doing all of it."""
 
+import uuid
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokens import stage as tokens_stage
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.reuse import encoding_units
+from tests.object_storage import BUCKET
 from tests.unit.pipelines.units_here import NO_CLUSTER, UnitsHere
 
 
@@ -52,7 +54,8 @@ def tokenize(root, texts, **options):
     corpus_stage.run(CorpusConfig(**common, paths=(str(texts),), heldout_fraction=0.3), NO_CLUSTER)
     if not ArtifactStore(root).newest("tokenizers", "a"):
         tokenizer_stage.run(TokenizerConfig(**common, corpus="a", vocab_size=300), NO_CLUSTER)
-    return tokens_stage.run(TokensConfig(**common, corpus="a", tokenizer="a", **options), NO_CLUSTER)
+    tokens = TokensConfig(**common, corpus="a", tokenizer="a", workers=1, **options)
+    return tokens_stage.run(tokens, NO_CLUSTER)
 
 
 def test_only_new_text_is_tokenized(units, texts, tmp_path, monkeypatch):
@@ -146,6 +149,27 @@ def test_a_run_that_ended_while_it_took_over_goes_on(units, texts, tmp_path, mon
     assert not set(of_first) & set(units)
     assert list(verify(both)) == []
     assert [path.name for path in (tmp_path / "root" / both.ref).rglob(".*.partial")] == []
+
+
+def test_in_a_bucket_shards_are_taken_over_unless_they_are_cut_short_or_gone(
+    units, texts, tmp_path, object_storage, monkeypatch
+):
+    for name, value in object_storage.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MANTA_CACHE", str(tmp_path / "cache"))
+    root = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    first = tokenize(root, texts)
+    of_first = units.copy()
+    units.clear()
+    shards = sorted(name for name in first.files if name.startswith("train/") and name.endswith(".tok"))
+    short, gone = shards[:2]
+    first.folder.write(short, first.folder.read(short)[:-2])
+    first.folder.delete([gone])
+    write_texts(texts, "xyz")
+    both = tokenize(root, texts)
+    assert {f"encode-{name.split('-')[1]}" for name in (short, gone)} == set(units) & set(of_first)
+    assert list(verify(both)) == []
+    assert tokenize(root, texts, force=True).manifest == both.manifest, "as from scratch"
 
 
 def test_pieces_of_equal_content_are_units_of_their_own():
