@@ -150,13 +150,22 @@ class Watcher:
     """Sends the latest metrics to the driver's progress board, with the model FLOPs utilisation:
 
     mfu = tokens/s · training FLOPs per token / (peak FLOP/s of all workers)
+
+    predicted: the share of the tokens that metrics count: those that the model has to predict.
     """
 
-    def __init__(self, job: TrainingJob, device: torch.device, precision: Precision, seq_len: int) -> None:
+    def __init__(
+        self,
+        job: TrainingJob,
+        device: torch.device,
+        precision: Precision,
+        seq_len: int,
+        predicted: float = 1.0,
+    ) -> None:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._board = job.board
         self._peak, self._workers = PeakFlops(device, dtype), dist.get_world_size()
-        self._flops_per_token = training_flops_per_token(job.model, seq_len)
+        self._flops_per_token = training_flops_per_token(job.model, seq_len) / predicted
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         if "tokens_per_s" in metrics:

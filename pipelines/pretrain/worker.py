@@ -56,7 +56,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 loss_sum=language_model_loss(model, opening_id, ranks),
                 copies=ranks.layout.copies,
                 attachments=job.attachments,
-                watcher=Watcher(job, device, precision, config.seq_len),
+                watcher=Watcher(job, device, precision, config.seq_len, predicted_share(config)),
                 may_write=Claim(job).holds,
             )
         )
@@ -70,6 +70,11 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
             **heldout.at_the_end(),
         }
         finish(job, counts, files)
+
+
+def predicted_share(config: PretrainConfig) -> float:
+    """Tokens that are predicted, of those that the model works on."""
+    return config.objective.mask_rate if config.family == "encoder" else 1.0
 
 
 def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, float]:
