@@ -15,7 +15,8 @@ from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
 from llm.training.loss import IGNORE, next_token_targets
 from llm.training.optimizer import SCALE
-from llm.training.parallel import data_mesh, gather_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights
 from llm.training.step import train_step
 from tests.unit.llm.engine.reference import generate_alone, lively_model
 from tests.unit.ranks import on_ranks

@@ -17,7 +17,7 @@ from llm.planning.memory import CHUNK_ELEMENTS, Step, training_memory
 from llm.training import loss as chunked
 from llm.training.loss import next_token_targets, summed_cross_entropy
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, shard
+from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.step import train_step
 from tests.unit.ranks import in_turn
 
