@@ -16,7 +16,7 @@ from cluster.errors import UserError
 from llm.models.load import build, load_model, save_model
 from llm.models.presets import model_config
 from llm.tokenizer.load import load_tokenizer
-from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, EOS_ID, PAD_ID, sentinel_id
 from llm.tokenizer.train import train_tokenizer
 from pipelines.check_model import check_language_model
 from pipelines.cli import run
@@ -115,17 +115,20 @@ def test_t5_keeps_its_sentinels(tmp_path: Path) -> None:
     model = foreign_tokenizer("unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     (directory / "spiece.model").write_bytes(model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    added = {"<extra_id_1>": pieces, "<extra_id_0>": pieces + 1}
+    added = {"<extra_id_1>": pieces, "<extra_id_0>": pieces + 1, "[NEW]": pieces + 2}
     (directory / "added_tokens.json").write_text(json.dumps(added))
     artifact = import_(directory, tmp_path / "root")
     tokenizer = load_tokenizer(artifact.fetch())
-    assert tokenizer.vocabulary().splitlines()[-1] == "<extra_id_0>\t0"
+    assert tokenizer.vocabulary().splitlines()[-1] == "[NEW]\t0"
     back = exported(tmp_path / "root", tmp_path / "back")
     theirs, again = (transformers.AutoModelForSeq2SeqLM.from_pretrained(each) for each in (directory, back))
     generation = again.generation_config
     assert (generation.eos_token_id, generation.pad_token_id) == (EOS_ID, PAD_ID)
     assert generation.decoder_start_token_id == PAD_ID
-    last = tokenizer.vocab_size - 1
+    last = sentinel_id(tokenizer.vocab_size, 0)
+    assert transformers.AutoTokenizer.from_pretrained(back).convert_tokens_to_ids("<extra_id_0>") == last
+    returned = import_(back, tmp_path / "root", "returned")
+    assert returned.read("weights.safetensors") == artifact.read("weights.safetensors")
     before = {
         "input_ids": torch.tensor([[pieces + 1, 1]]),
         "decoder_input_ids": torch.tensor([[0, pieces + 1]]),
