@@ -11,6 +11,7 @@ from llm.models.config import ModelConfig
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
+from llm.tokenizer.special import ADDED_PIECES
 from pipelines.model_folder import EXPORT, WEIGHTS
 
 
@@ -35,6 +36,7 @@ def write_language_model(
             config,
             path / EXPORT,
             tokenizer_model=tokenizer_model,
+            added_pieces=ADDED_PIECES[config.family],
             special_ids=special_ids,
         )
     exported = sorted(

@@ -4,6 +4,7 @@ Ours come first, in the order of `special.py`; then all other pieces in their or
 depend on ids, so that only the rows of the model's embedding and head have to move along.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sentencepiece
@@ -27,7 +28,7 @@ _PIECE = proto.ModelProto.SentencePiece
 
 @dataclass(frozen=True)
 class Renumbered:
-    """A tokenizer with our ids."""
+    """A tokenizer with our ids, and a model's pieces after them."""
 
     model: bytes
     """The content of `tokenizer.model`."""
@@ -35,13 +36,18 @@ class Renumbered:
     """By our id, the id that it had; None for a piece that is new."""
 
 
-def renumber(model: bytes, added: dict[int, str] | None = None) -> Renumbered:
+def renumber(
+    model: bytes, added: dict[int, str] | None = None, model_pieces: Sequence[str] = ()
+) -> Renumbered:
     """The same tokenizer with our special pieces in front.
 
     <unk>, <bos>, <eos> and <pad> take the place of those that the model says it has, and of pieces with their
     names; so do the chat symbols. Those that it lacks are new.
 
-    added: pieces by id that were added after the model was trained. They become control pieces.
+    Args:
+        added: pieces by id that were added after the model was trained. They become control pieces.
+        model_pieces: those of them that shall be the model's and not the tokenizer's (`ADDED_PIECES`); what
+            is not among `added` is new.
 
     Raises ValueError if a piece of text is spelled like one of ours, or `model` is no SentencePiece model.
     """
@@ -50,9 +56,12 @@ def renumber(model: bytes, added: dict[int, str] | None = None) -> Renumbered:
         spec = proto.ModelProto.FromString(model)
     except Exception as error:  # of several kinds, none of which says more
         raise ValueError(f"not a SentencePiece model: {error}") from None
-    if tuple(piece.piece for piece in spec.pieces[: len(SPECIAL_PIECES)]) == SPECIAL_PIECES:
-        return Renumbered(model, list(range(len(spec.pieces))))
     behind = {id: text for id, text in sorted((added or {}).items()) if id >= len(spec.pieces)}
+    ids = {text: id for id, text in behind.items()}
+    last = [ids.get(text) for text in model_pieces]
+    if tuple(piece.piece for piece in spec.pieces[: len(SPECIAL_PIECES)]) == SPECIAL_PIECES:
+        return Renumbered(model, [*range(len(spec.pieces)), *last])
+    behind = {id: text for id, text in behind.items() if text not in model_pieces}
     had = _specials(spec, behind)
     rest = [id for id in range(len(spec.pieces)) if id not in had.values()]
     behind = {id: text for id, text in behind.items() if id not in had.values()}
@@ -68,8 +77,8 @@ def renumber(model: bytes, added: dict[int, str] | None = None) -> Renumbered:
     del made.pieces[:]
     made.pieces.extend(pieces)
     _describe(made.trainer_spec, len(pieces))
-    rows = [had.get(id) for id in range(len(SPECIAL_PIECES))] + rest + list(behind)
-    return Renumbered(made.SerializeToString(deterministic=True), rows)
+    first = [had.get(id) for id in range(len(SPECIAL_PIECES))]
+    return Renumbered(made.SerializeToString(deterministic=True), [*first, *rest, *behind, *last])
 
 
 def _specials(spec: proto.ModelProto, behind: dict[int, str]) -> dict[int, int]:

@@ -16,9 +16,8 @@ from cluster.errors import UserError
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import load_config
-from llm.tokenizer.special import BOS_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import ADDED_PIECES, BOS_ID, EOS_ID, PAD_ID
 from pipelines.begin import check_inputs
-from pipelines.check_model import check_head
 from pipelines.export_model.config import ExportConfig
 from pipelines.inspect.format import format_bytes
 from pipelines.model_folder import CONFIG, EXPORT, GENERATION, IMPORTED, TOKENIZER, WEIGHTS
@@ -31,7 +30,6 @@ def run(config: ExportConfig) -> int:
     """Write the directory, whole or not at all."""
     model = ArtifactStore(config.root).resolve("models", config.model)
     target = _free_place(config.to)
-    check_head("model", model, "lm")
     check_inputs({"model": model})
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
@@ -59,13 +57,18 @@ def _write(model: Artifact, directory: Path, dtype: torch.dtype) -> None:
     kept = [name for name in model.files if name.startswith(f"{IMPORTED}/")]
     own = [TOKENIZER] if TOKENIZER in model.files else []
     folder = model.fetch(CONFIG, WEIGHTS, *own, *kept)
-    shape, _ = load_config(folder)
+    shape, head = load_config(folder)
+    if head != "lm":
+        raise Unsupported(
+            "a reward model has no counterpart: the head of LlamaForSequenceClassification has no bias"
+        )
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         export_model(
             weights.get_tensor,
             shape,
             directory,
             tokenizer_model=(folder / TOKENIZER).read_bytes() if own else None,
+            added_pieces=ADDED_PIECES[shape.family],
             special_ids=_special_ids(model),
             dtype=dtype,
         )

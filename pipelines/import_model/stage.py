@@ -21,6 +21,7 @@ from llm.models.hugging_face.vocabulary import with_rows
 from llm.models.load import save_model
 from llm.models.parameters import published_count
 from llm.tokenizer.renumber import renumber
+from llm.tokenizer.special import ADDED_PIECES
 from pipelines.import_model.config import ImportConfig
 from pipelines.import_model.source import (
     TOKENIZER_FILES,
@@ -82,7 +83,7 @@ def _fill(draft: Draft, directory: Path) -> Artifact:
     ids, model = special_ids(directory), sentencepiece_model(directory)
     if model is not None:
         try:
-            renumbered = renumber(model, added_pieces(directory))
+            renumbered = renumber(model, added_pieces(directory), ADDED_PIECES[shape.family])
             state, shape = with_rows(state, shape, renumbered.rows)
         except ValueError as error:
             raise UserError(f"{directory}: its tokenizer cannot be imported: {error}") from None

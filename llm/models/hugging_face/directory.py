@@ -6,7 +6,7 @@ unchanged. Weights become fp32 on their way in.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from llm.models.hugging_face.llama import LLAMA
 from llm.models.hugging_face.names import Read
 from llm.models.hugging_face.qwen3 import QWEN3
 from llm.models.hugging_face.t5 import T5
-from llm.models.hugging_face.tokenizer import export_tokenizer
+from llm.models.hugging_face.tokenizer import Added, export_tokenizer
 from llm.models.hugging_face.weight_files import MAX_FILE_BYTES, Weights, write_weights
 from llm.models.load import build
 
@@ -52,6 +52,7 @@ def export_model(
     directory: Path,
     *,
     tokenizer_model: bytes | None = None,
+    added_pieces: Sequence[str] = (),
     special_ids: dict[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = MAX_FILE_BYTES,
@@ -60,6 +61,7 @@ def export_model(
 
     Args:
         read: a parameter of ours by its name; each is read once, in order.
+        added_pieces: what the model has after the tokenizer's ids, if it has so many more.
         special_ids: entries such as {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}.
 
     Raises Unsupported if no family has all that the model has.
@@ -89,7 +91,8 @@ def export_model(
     }
     write_weights(directory, tensors, sizes, max_file_bytes)
     if tokenizer_model is not None:
-        export_tokenizer(tokenizer_model, directory, ids, config.max_seq_len)
+        added = Added(config.vocab_size, added_pieces)
+        export_tokenizer(tokenizer_model, directory, ids, config.max_seq_len, added)
 
 
 def exporting_family(config: ModelConfig) -> Family:

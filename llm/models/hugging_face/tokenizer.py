@@ -21,6 +21,8 @@ Word models have no counterpart there; they are copied as they are, without a to
 
 import base64
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,22 @@ _NEVER = -1e4
 """Score of byte pieces, so that no text that spells "<0x0A>" is read as one."""
 
 
-def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, Any], max_length: int) -> None:
+@dataclass(frozen=True)
+class Added:
+    """Pieces that a model may have after those of its tokenizer, such as T5's sentinels and a <mask>."""
+
+    vocab_size: int = 0
+    """Ids of the model."""
+    pieces: Sequence[str] = ()
+
+    def after(self, size: int) -> dict[int, str]:
+        """The pieces by id, if that is what the model has after `size` ids of the tokenizer."""
+        return dict(enumerate(self.pieces, size)) if self.vocab_size == size + len(self.pieces) else {}
+
+
+def export_tokenizer(
+    model: bytes, directory: Path, special_ids: dict[str, Any], max_length: int, added: Added | None = None
+) -> None:
     """Write `tokenizer.model` as it is, tokenizer.json and tokenizer_config.json.
 
     `special_ids` are entries such as {"eos_token_id": 3}; their pieces become "eos_token" and so on. The chat
@@ -50,8 +67,11 @@ def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, Any],
     spec = proto.ModelProto.FromString(model)
     if spec.trainer_spec.model_type == proto.TrainerSpec.WORD:
         return
-    (directory / "tokenizer.json").write_bytes(tokenizer_json(spec))
+    behind = (added or Added()).after(len(spec.pieces))
+    (directory / "tokenizer.json").write_bytes(tokenizer_json(spec, behind))
     config = tokenizer_config(spec, special_ids, max_length)
+    if "<mask>" in behind.values():
+        config["mask_token"] = "<mask>"
     (directory / "tokenizer_config.json").write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -78,8 +98,8 @@ def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, Any], max_le
     return config
 
 
-def tokenizer_json(spec: proto.ModelProto) -> bytes:
-    """A BPE, unigram or char model as the `tokenizers` library reads it."""
+def tokenizer_json(spec: proto.ModelProto, behind: dict[int, str]) -> bytes:
+    """A BPE, unigram or char model as the `tokenizers` library reads it, with pieces after its own by id."""
     pieces = [_text_of(piece) for piece in spec.pieces]
     is_unigram = spec.trainer_spec.model_type == proto.TrainerSpec.UNIGRAM
     content = {
@@ -90,7 +110,8 @@ def tokenizer_json(spec: proto.ModelProto) -> bytes:
             _added_token(id, piece.piece)
             for id, piece in enumerate(spec.pieces)
             if piece.type in (_PIECE.CONTROL, _PIECE.UNKNOWN)
-        ],
+        ]
+        + [_added_token(id, text) for id, text in behind.items()],
         "normalizer": _sequence("normalizers", _normalizers(spec.normalizer_spec)),
         "pre_tokenizer": _pre_tokenizer(spec),
         "post_processor": None,

@@ -10,18 +10,30 @@ import sentencepiece
 import torch
 
 from cluster.artifacts.draft import Draft
+from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
+from cluster.artifacts.workspace import Workspace
 from cluster.errors import UserError
 from llm.models.load import build, load_model, save_model
 from llm.models.presets import model_config
 from llm.tokenizer.load import load_tokenizer
-from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import (
+    ADDED_PIECES,
+    ASSISTANT_ID,
+    BOS_ID,
+    END_ID,
+    EOS_ID,
+    PAD_ID,
+    mask_id,
+    sentinel_id,
+)
 from llm.tokenizer.train import train_tokenizer
 from pipelines.check_model import check_language_model
 from pipelines.cli import run
 from pipelines.import_model.config import ImportConfig
 from pipelines.import_model.stage import import_directory
+from pipelines.write_model import write_language_model
 
 torch.set_num_threads(1)
 transformers = pytest.importorskip("transformers")
@@ -115,17 +127,20 @@ def test_t5_keeps_its_sentinels(tmp_path: Path) -> None:
     model = foreign_tokenizer("unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     (directory / "spiece.model").write_bytes(model)
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model).get_piece_size()
-    added = {"<extra_id_1>": pieces, "<extra_id_0>": pieces + 1}
+    added = {"<extra_id_1>": pieces, "<extra_id_0>": pieces + 1, "[NEW]": pieces + 2}
     (directory / "added_tokens.json").write_text(json.dumps(added))
     artifact = import_(directory, tmp_path / "root")
     tokenizer = load_tokenizer(artifact.fetch())
-    assert tokenizer.vocabulary().splitlines()[-1] == "<extra_id_0>\t0"
+    assert tokenizer.vocabulary().splitlines()[-1] == "[NEW]\t0"
     back = exported(tmp_path / "root", tmp_path / "back")
     theirs, again = (transformers.AutoModelForSeq2SeqLM.from_pretrained(each) for each in (directory, back))
     generation = again.generation_config
     assert (generation.eos_token_id, generation.pad_token_id) == (EOS_ID, PAD_ID)
     assert generation.decoder_start_token_id == PAD_ID
-    last = tokenizer.vocab_size - 1
+    last = sentinel_id(tokenizer.vocab_size, 0)
+    assert transformers.AutoTokenizer.from_pretrained(back).convert_tokens_to_ids("<extra_id_0>") == last
+    returned = import_(back, tmp_path / "root", "returned")
+    assert returned.read("weights.safetensors") == artifact.read("weights.safetensors")
     before = {
         "input_ids": torch.tensor([[pieces + 1, 1]]),
         "decoder_input_ids": torch.tensor([[0, pieces + 1]]),
@@ -217,3 +232,35 @@ def test_a_chat_model_ends_its_turns_and_a_reward_model_stays_here(tmp_path: Pat
     assert transformers.AutoTokenizer.from_pretrained(out).eos_token == "<|end|>"
     assert transformers.AutoModelForCausalLM.from_pretrained(out).generation_config.eos_token_id == END_ID
     assert run(["export", "reward", "--to", str(tmp_path / "more"), "--root", str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize("preset", ["t5-tiny", "bert-tiny"])
+def test_a_trained_model_goes_out_with_the_pieces_of_its_family(tmp_path: Path, preset: str) -> None:
+    tokenizer = train_tokenizer(TEXTS[:2] * 50, vocab_size=320)
+    family = model_config(preset, 1).family
+    config = model_config(preset, 320 + len(ADDED_PIECES[family]))
+    model = build(config).to_empty(device="cpu")
+    model.init_weights(seed=3)
+    ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
+    workspace = Workspace(Folder(ArtifactStore(tmp_path).storage, "models/a/b"))
+    files = write_language_model(workspace, model.state_dict(), config, tokenizer, ids)
+    assert {"weights.safetensors", "export/tokenizer.json", "export/model.safetensors"} <= set(files)
+    theirs = transformers.AutoTokenizer.from_pretrained(workspace.path / "export")
+    assert theirs.convert_ids_to_tokens(range(320, config.vocab_size)) == list(ADDED_PIECES[family])
+    assert theirs.mask_token_id == (mask_id(320) if family == "encoder" else None)
+    classes = {
+        "encoder": transformers.AutoModelForMaskedLM,
+        "encoder-decoder": transformers.AutoModelForSeq2SeqLM,
+    }
+    again = classes[family].from_pretrained(workspace.path / "export")
+    assert again.get_input_embeddings().weight.shape[0] == config.vocab_size
+
+
+def test_a_shape_that_transformers_lacks_is_written_without_an_export(tmp_path: Path) -> None:
+    config = model_config("tiny-100k", 320, position="alibi")
+    model = build(config).to_empty(device="cpu")
+    model.init_weights(seed=3)
+    workspace = Workspace(Folder(ArtifactStore(tmp_path).storage, "models/a/b"))
+    assert list(write_language_model(workspace, model.state_dict(), config, b"", {})) == [
+        "weights.safetensors"
+    ]
