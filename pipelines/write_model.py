@@ -11,6 +11,7 @@ from llm.models.config import ModelConfig
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
+from llm.tokenizer.special import ADDED_PIECES
 from pipelines.model_folder import EXPORT, WEIGHTS
 
 
@@ -36,6 +37,7 @@ def write_language_model(
             path / EXPORT,
             tokenizer_model=tokenizer_model,
             special_ids=special_ids,
+            added_pieces=ADDED_PIECES[config.family],
         )
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()

@@ -16,7 +16,7 @@ from cluster.errors import UserError
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import load_config
-from llm.tokenizer.special import BOS_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import ADDED_PIECES, BOS_ID, EOS_ID, PAD_ID
 from pipelines.begin import check_inputs
 from pipelines.check_model import check_head
 from pipelines.export_model.config import ExportConfig
@@ -67,6 +67,7 @@ def _write(model: Artifact, directory: Path, dtype: torch.dtype) -> None:
             directory,
             tokenizer_model=(folder / TOKENIZER).read_bytes() if own else None,
             special_ids=_special_ids(model),
+            added_pieces=ADDED_PIECES[shape.family],
             dtype=dtype,
         )
     for name in kept:

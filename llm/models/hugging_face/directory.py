@@ -6,7 +6,7 @@ unchanged. Weights become fp32 on their way in.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def export_model(
     *,
     tokenizer_model: bytes | None = None,
     special_ids: dict[str, Any] | None = None,
+    added_pieces: Sequence[str] = (),
     dtype: torch.dtype = torch.float32,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> None:
@@ -61,6 +62,7 @@ def export_model(
     Args:
         read: a parameter of ours by its name; each is read once, in order.
         special_ids: entries such as {"bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}.
+        added_pieces: those of the model whose ids follow its tokenizer's.
 
     Raises Unsupported if no family has all that the model has.
     """
@@ -89,7 +91,7 @@ def export_model(
     }
     write_weights(directory, tensors, sizes, max_file_bytes)
     if tokenizer_model is not None:
-        export_tokenizer(tokenizer_model, directory, ids, config.max_seq_len)
+        export_tokenizer(tokenizer_model, directory, ids, config.max_seq_len, added_pieces)
 
 
 def exporting_family(config: ModelConfig) -> Family:

@@ -21,6 +21,7 @@ Word models have no counterpart there; they are copied as they are, without a to
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,37 +41,49 @@ _NEVER = -1e4
 """Score of byte pieces, so that no text that spells "<0x0A>" is read as one."""
 
 
-def export_tokenizer(model: bytes, directory: Path, special_ids: dict[str, Any], max_length: int) -> None:
+def export_tokenizer(
+    model: bytes,
+    directory: Path,
+    special_ids: dict[str, Any],
+    max_length: int,
+    added_pieces: Sequence[str] = (),
+) -> None:
     """Write `tokenizer.model` as it is, tokenizer.json and tokenizer_config.json.
 
     `special_ids` are entries such as {"eos_token_id": 3}; their pieces become "eos_token" and so on. The chat
-    template goes along if the tokenizer has the pieces that it needs.
+    template goes along if the tokenizer has the pieces that it needs. `added_pieces` are the model's own,
+    whose ids follow the tokenizer's: sentinels, or <mask>.
     """
     (directory / "tokenizer.model").write_bytes(model)
     spec = proto.ModelProto.FromString(model)
     if spec.trainer_spec.model_type == proto.TrainerSpec.WORD:
         return
-    (directory / "tokenizer.json").write_bytes(tokenizer_json(spec))
-    config = tokenizer_config(spec, special_ids, max_length)
+    (directory / "tokenizer.json").write_bytes(tokenizer_json(spec, added_pieces))
+    config = tokenizer_config(spec, special_ids, max_length, added_pieces)
     (directory / "tokenizer_config.json").write_text(
         json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
 
 
-def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, Any], max_length: int) -> dict[str, Any]:
+def tokenizer_config(
+    spec: proto.ModelProto, special_ids: dict[str, Any], max_length: int, added_pieces: Sequence[str] = ()
+) -> dict[str, Any]:
     """What transformers wants to know beside tokenizer.json."""
     named = {
         name.removesuffix("_id"): spec.pieces[token].piece
         for name, token in special_ids.items()
         if name != "decoder_start_token_id" and isinstance(token, int)
     }
+    if "<mask>" in added_pieces:
+        named["mask_token"] = "<mask>"
     control = [piece.piece for piece in spec.pieces if piece.type == _PIECE.CONTROL]
+    special = [*control, *added_pieces]
     config: dict[str, Any] = {
         # Each class of transformers builds a tokenizer of its own kind, but for this one.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "unk_token": next(piece.piece for piece in spec.pieces if piece.type == _PIECE.UNKNOWN),
-        "additional_special_tokens": [piece for piece in control if piece not in named.values()],
+        "additional_special_tokens": [piece for piece in special if piece not in named.values()],
         "clean_up_tokenization_spaces": False,
     } | named
     if all(piece in control for piece in _TEMPLATE_PIECES):
@@ -78,7 +91,7 @@ def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, Any], max_le
     return config
 
 
-def tokenizer_json(spec: proto.ModelProto) -> bytes:
+def tokenizer_json(spec: proto.ModelProto, added_pieces: Sequence[str] = ()) -> bytes:
     """A BPE, unigram or char model as the `tokenizers` library reads it."""
     pieces = [_text_of(piece) for piece in spec.pieces]
     is_unigram = spec.trainer_spec.model_type == proto.TrainerSpec.UNIGRAM
@@ -90,7 +103,8 @@ def tokenizer_json(spec: proto.ModelProto) -> bytes:
             _added_token(id, piece.piece)
             for id, piece in enumerate(spec.pieces)
             if piece.type in (_PIECE.CONTROL, _PIECE.UNKNOWN)
-        ],
+        ]
+        + [_added_token(id, piece) for id, piece in enumerate(added_pieces, start=len(spec.pieces))],
         "normalizer": _sequence("normalizers", _normalizers(spec.normalizer_spec)),
         "pre_tokenizer": _pre_tokenizer(spec),
         "post_processor": None,
