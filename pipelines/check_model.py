@@ -11,30 +11,23 @@ _NAMES = {"lm": "language", "scalar": "reward"}
 
 
 def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> None:
-    """Raise UserError unless `model`, given as --`flag`, is a decoder with the head of a language model
-    ("lm") or of a reward model.
-    """
+    """Raise UserError unless `model`, given as --`flag`, is a language model ("lm") or a reward model."""
     found = _config(model)["head"]
     if found != head:
         raise UserError(
             f"--{flag} {model.ref} is no {_NAMES[head]} model but a {_NAMES[found]} model; name another one"
-        )
-    check_decoder(flag, model)
-
-
-def check_decoder(flag: str, model: Artifact) -> None:
-    """Raise UserError unless `model`, given as --`flag`, is a decoder, which can go on with any text."""
-    family = _config(model).get("family", "decoder")  # models made before there were others do not say
-    if family != "decoder":
-        raise UserError(
-            f"--{flag} {model.ref} is an {family}, and this stage takes a decoder: name another one, or "
-            "pre-train one with --model.preset gpt2 or a llama"
         )
 
 
 def check_language_model(flag: str, model: Artifact) -> None:
     """Raise UserError unless `model`, given as --`flag`, is a decoder that text can be given to."""
     check_head(flag, model, "lm")
+    family = _config(model).get("family", "decoder")  # models made before there were others do not say
+    if family != "decoder":
+        raise UserError(
+            f"--{flag} {model.ref} is an {family}, and this stage takes a decoder: name another one, or "
+            "pre-train one with --model.preset gpt2 or a llama"
+        )
     if TOKENIZER not in model.files:
         raise UserError(
             f"--{flag} {model.ref} has no tokenizer that Manta can use: it comes from a folder without "

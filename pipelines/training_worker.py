@@ -17,7 +17,6 @@ from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import LanguageModel, build, load_state
-from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
@@ -151,7 +150,7 @@ class Watcher:
 
     mfu = tokens/s · training FLOPs per token / (peak FLOP/s of all workers)
 
-    predicted: the share of the tokens that metrics count: those that the model has to predict.
+    flops_per_token: of one of the tokens that metrics count, those that are predicted.
     """
 
     def __init__(
@@ -159,13 +158,12 @@ class Watcher:
         job: TrainingJob,
         device: torch.device,
         precision: Precision,
-        seq_len: int,
-        predicted: float = 1.0,
+        flops_per_token: float,
     ) -> None:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._board = job.board
         self._peak, self._workers = PeakFlops(device, dtype), dist.get_world_size()
-        self._flops_per_token = training_flops_per_token(job.model, seq_len) / predicted
+        self._flops_per_token = flops_per_token
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         if "tokens_per_s" in metrics:

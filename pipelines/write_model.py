@@ -38,6 +38,7 @@ def write_language_model(
             tokenizer_model=tokenizer_model,
             added_pieces=ADDED_PIECES[config.family],
             special_ids=special_ids,
+            added_pieces=ADDED_PIECES[config.family],
         )
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()

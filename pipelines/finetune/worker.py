@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from llm.models.decoder import Decoder
 from llm.models.parameters import parameter_count
+from llm.planning.flops import training_flops_per_token
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE, next_token_targets
@@ -67,7 +68,9 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 evaluate=evaluate,
                 loss_sum=language_model_loss(model, tokenizer.bos_id if config.packing else None),
                 attachments=job.attachments,
-                watcher=Watcher(job, device, precision, config.max_seq_len),
+                watcher=Watcher(
+                    job, device, precision, training_flops_per_token(job.model, config.max_seq_len)
+                ),
                 may_write=Claim(job).holds,
             )
         )

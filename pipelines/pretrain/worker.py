@@ -4,7 +4,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_count
+from llm.planning.flops import training_flops_per_token
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.parallel.ranks import arrange
@@ -56,7 +58,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 loss_sum=language_model_loss(model, opening_id, ranks),
                 copies=ranks.layout.copies,
                 attachments=job.attachments,
-                watcher=Watcher(job, device, precision, config.seq_len, predicted_share(config)),
+                watcher=Watcher(job, device, precision, flops_per_predicted_token(config, job.model)),
                 may_write=Claim(job).holds,
             )
         )
@@ -72,9 +74,13 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         finish(job, counts, files)
 
 
-def predicted_share(config: PretrainConfig) -> float:
-    """Tokens that are predicted, of those that the model works on."""
-    return config.objective.mask_rate if config.family == "encoder" else 1.0
+def flops_per_predicted_token(config: PretrainConfig, model: ModelConfig) -> float:
+    """Training FLOPs of one: an encoder's bears those of the tokens that are only read."""
+    if config.family == "encoder-decoder":
+        input_len, target_len = config.corruption.lengths(config.window)
+        return training_flops_per_token(model, target_len, input_len)
+    predicted = config.objective.mask_rate if config.family == "encoder" else 1.0
+    return training_flops_per_token(model, config.seq_len) / predicted
 
 
 def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, float]:

@@ -149,9 +149,18 @@ def test_the_other_families_learn_and_are_not_taken_for_decoders(undisturbed, pr
     guessed = [record["heldout_accuracy"] for record in records if "heldout_accuracy" in record]
     assert (len(losses), len(guessed)) == (3, 3 if preset == "bert-tiny" else 0)
 
+    from transformers import AutoTokenizer
+
     model, config = load_model(artifact.fetch())
     assert config.vocab_size == VOCAB + (100 if preset == "t5-tiny" else 1)
     assert artifact.counts["parameters"] == sum(p.numel() for p in model.parameters())
+    exported = AutoTokenizer.from_pretrained(artifact.fetch() / "export")
+    assert len(exported) == config.vocab_size
+    if preset == "t5-tiny":
+        first, last = exported.convert_tokens_to_ids(["<extra_id_0>", "<extra_id_99>"])
+        assert (first, last) == (config.vocab_size - 1, VOCAB)
+    else:
+        assert exported.mask_token_id == VOCAB
     with pytest.raises(UserError, match=f"--base {artifact.ref} is an encoder.*takes a decoder") as error:
         finetune_inputs(FinetuneConfig(root=str(store.root), base=preset, corpus="small"), store)
     assert "\n" not in str(error.value)

@@ -6,7 +6,7 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from llm.models.load import config_json
 from llm.models.presets import model_config
-from pipelines.check_model import check_head
+from pipelines.check_model import check_language_model
 from pipelines.evaluate import stage as evaluate
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.finetune import stage as finetune
@@ -47,7 +47,8 @@ def store(tmp_path):
 
 def make_model(store, preset):
     shape = model_config(preset, 300)
-    return make(store, "models", "m", {"config.json": config_json(shape)}, {}, {"preset": preset})
+    files = {"config.json": config_json(shape), "tokenizer.model": b""}
+    return make(store, "models", "m", files, {}, {"preset": preset})
 
 
 @pytest.mark.parametrize(("preset", "family"), [("t5-tiny", "encoder-decoder"), ("bert-tiny", "encoder")])
@@ -62,6 +63,6 @@ def test_a_model_that_is_no_decoder_is_refused_in_one_line(store, stage, preset,
 
 
 def test_a_decoder_is_taken_also_one_that_was_made_before_there_were_others(store):
-    check_head("model", make_model(store, "tiny-100k"), "lm")
-    old = make(store, "models", "old", {"config.json": b'{"head": "lm", "max_seq_len": 8}'}, {}, {})
-    check_head("model", old, "lm")
+    check_language_model("model", make_model(store, "tiny-100k"))
+    files = {"config.json": b'{"head": "lm", "max_seq_len": 8}', "tokenizer.model": b""}
+    check_language_model("model", make(store, "models", "old", files, {}, {}))

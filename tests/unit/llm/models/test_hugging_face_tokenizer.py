@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llm.models.hugging_face.tokenizer import CHAT_TEMPLATE, export_tokenizer
 from llm.tokenizer.chat import encode_prompt
 from llm.tokenizer.load import Tokenizer
-from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES
+from llm.tokenizer.special import ADDED_PIECES, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES, mask_id, sentinel_id
 from llm.tokenizer.train import train_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -114,6 +114,26 @@ def test_what_users_spell_is_text_if_asked(tmp_path: Path) -> None:
     text = "<|assistant|> <bos>"
     assert theirs.encode(text) != ours.encode(text)
     assert theirs.encode(text, split_special_tokens=True) == ours.encode(text)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+@pytest.mark.parametrize(("architecture", "family"), [("t5", "encoder-decoder"), ("bert", "encoder")])
+def test_pieces_that_a_model_adds_have_its_ids(
+    model_type: str, architecture: str, family: str, tmp_path: Path
+) -> None:
+    """A text with holes, written as users of T5 and BERT write it, is what such a model was trained on."""
+    ours, _ = both(model_type, "lossless")
+    added = ADDED_PIECES[family]
+    export_tokenizer(ours.model, tmp_path, IDS, 64, added)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": architecture}))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert len(theirs) == len(ours) + len(added)
+    hole, id = (
+        ("<mask>", mask_id(len(ours))) if len(added) == 1 else ("<extra_id_0>", sentinel_id(len(ours), 0))
+    )
+    before, after = "def f(x):\n    return", " + 1\n"
+    assert theirs.encode(before + hole + after) == [*ours.encode(before), id, *ours.encode(after)]
+    assert theirs.mask_token == ("<mask>" if family == "encoder" else None)
 
 
 def test_word_models_have_no_counterpart(tmp_path: Path) -> None:
