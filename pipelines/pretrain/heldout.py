@@ -42,7 +42,7 @@ def held_out(
     source: TokenSource,
     config: PretrainConfig,
     opening_id: int | None,
-    share: tuple[int, int],
+    share: tuple[int, int] | None = None,
 ) -> HeldOut:
     """opening_id, share: as of `bits_per_byte`."""
     if isinstance(model, Decoder):
@@ -55,7 +55,7 @@ def _by_bits(
     source: TokenSource,
     config: PretrainConfig,
     opening_id: int | None,
-    share: tuple[int, int],
+    share: tuple[int, int] | None,
 ) -> HeldOut:
     def score(shards: TokenShards, windows: int | None) -> float:
         return bits_per_byte(model, shards, config.seq_len, config.micro_batch, windows, opening_id, share)
