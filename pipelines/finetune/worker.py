@@ -38,7 +38,9 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         corpus = job.inputs["corpus"].fetch()
         batches = training_batches(config, corpus, tokenizer)
         heldout = heldout_examples(config, corpus, tokenizer)
-        model = sharded_model(job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS))
+        model = sharded_model(
+            job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS), lora=config.adapters
+        )
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = batches.batch(step, dist.get_rank(), dist.get_world_size())
@@ -71,7 +73,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 may_write=Claim(job).holds,
             )
         )
-        files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
+        files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id, lora=config.adapters)
         counts = {
             "parameters": parameter_count(job.model),
             "precision": precision,
@@ -82,6 +84,8 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }
+        if config.adapters is not None:
+            counts["adapter_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         finish(job, counts, files)
 
 
