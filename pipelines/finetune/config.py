@@ -47,8 +47,8 @@ class FinetuneConfig(TrainingConfig):
             scale = getattr(self.optimizer, name)
             if self.adapters is not None and scale != 1:
                 raise ValueError(
-                    f"optimizer.{name}={scale}: with adapters (lora.rank={self.lora.rank}) embeddings and head "
-                    "stay as they are; leave it out, or the adapters"
+                    f"optimizer.{name}={scale}: with adapters (lora.rank={self.lora.rank}) embeddings and "
+                    "head stay as they are; leave it out, or the adapters"
                 )
         return self
 

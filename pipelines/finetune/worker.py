@@ -37,7 +37,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         corpus = job.inputs["corpus"].fetch()
         batches = training_batches(config, corpus, tokenizer)
-        heldout = heldout_examples(config, corpus, tokenizer)
+        heldout, too_long_heldout = heldout_examples(config, corpus, tokenizer)
         model = sharded_model(
             job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS), lora=config.adapters
         )
@@ -80,7 +80,9 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             "steps": steps,
             "train_conversations": len(batches),
             "too_long_conversations": batches.too_long,
+            "unanswered_conversations": batches.unanswered,
             "heldout_conversations": len(heldout),
+            "too_long_heldout_conversations": too_long_heldout,
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }

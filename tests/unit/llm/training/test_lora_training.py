@@ -1,4 +1,4 @@
-"""Adapters train the same on one process and on two, in one go and with a stop; what is frozen is not kept."""
+"""Adapters learn the same on one process and on two, in one go and with a stop; only they are kept."""
 
 import pytest
 import torch
