@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llm.models.hugging_face_tokenizer import export_tokenizer
 from llm.text.normalise import normalise
 from llm.tokenizer.chat import encode_conversation, encode_prompt
-from llm.tokenizer.load import SPACE_SYMBOL, Tokenizer
+from llm.tokenizer.indentation import SPACE_SYMBOL
+from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES
 from llm.tokenizer.train import train_tokenizer
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.corpus.config import CorpusConfig
@@ -30,6 +30,7 @@ def messages(roles, content="words"):
 
 
 @given(st.text("sua", min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
 def test_a_system_message_then_user_and_assistant_in_turn(read, roles):
     (row,) = read(messages(roles))
     turns = roles[1:] if roles[0] == "s" else roles
