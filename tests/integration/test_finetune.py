@@ -104,7 +104,9 @@ def test_adapters_are_learned_merged_and_kept(root):
     finally:
         ray.shutdown()
     counts = artifact.counts
-    assert counts["heldout_loss"] < 0.9 * counts["base_heldout_loss"]
+    assert counts["heldout_loss"] < counts["base_heldout_loss"] - 0.4, (
+        "much, under a random head that is frozen"
+    )
 
     folder = artifact.fetch()
     store = ArtifactStore(root)
