@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from llm.models.decoder import Decoder
-from llm.models.hugging_face import export_llama
-from llm.models.hugging_face_adapter import FILES, export_adapter
+from llm.models.hugging_face.adapter import FILES, export_adapter
+from llm.models.hugging_face.directory import export_model
+from llm.models.hugging_face.fields import Unsupported
 from llm.models.lora import add_adapters, initial_adapters, merge_adapters
 from llm.models.lora_config import LoraConfig
 from llm.models.presets import model_config
@@ -139,7 +140,7 @@ def test_transformers_with_the_exported_adapter_computes_the_same(tmp_path, targ
     transformers = pytest.importorskip("transformers")
     lora = LoraConfig(rank=3, alpha=12, targets=targets)
     model = adapted(lora=lora)
-    export_llama(base_model().state_dict(), LLAMA, tmp_path / "export")
+    export_model(base_model().state_dict().__getitem__, LLAMA, tmp_path / "export")
     export_adapter(model.state_dict(), LLAMA, lora, tmp_path / "adapter", base="models/base/1/export")
 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "export")
@@ -156,3 +157,13 @@ def test_transformers_with_the_exported_adapter_computes_the_same(tmp_path, targ
     assert not tensors
     assert len(adapted_modules) == LLAMA.n_layers * (4 * ("attention" in targets) + 3 * ("mlp" in targets))
     torch.testing.assert_close(model(TOKENS)[..., :100], theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_that_the_format_cannot_say_is_not_written(tmp_path):
+    """transformers has q, k and v of GPT-2 in one matrix."""
+    config = GPT2.model_copy(update={"n_kv_heads": GPT2.n_heads})
+    with pytest.raises(
+        Unsupported, match=r"c_attn\.weight is q and k and v in one, whose adapters"
+    ):
+        export_adapter(adapted(config).state_dict(), config, LORA, tmp_path / "adapter", base="base")
+    assert not (tmp_path / "adapter").exists()
