@@ -15,8 +15,11 @@ from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.folder import FileEntry
 from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
+from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import LanguageModel, build, load_state
+from llm.models.lora import add_adapters, initial_adapters, merge_adapters
+from llm.models.lora_config import LoraConfig
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
@@ -27,10 +30,10 @@ from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.precision import Precision, PrecisionError, keep_precision
 from llm.training.step import NonFiniteError
 from pipelines.checkpoint_mirror import mirror_of
-from pipelines.model_folder import LOGS
+from pipelines.model_folder import EXPORT, LOGS
 from pipelines.parallel_config import ParallelConfig
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
-from pipelines.write_model import write_language_model
+from pipelines.write_model import write_adapter, write_language_model
 
 _MARK = "checkpoints/writer"
 
@@ -94,13 +97,19 @@ def sharded_model(
     precision: Precision,
     weights: Path | None,
     ranks: Ranks | None = None,
+    lora: LoraConfig | None = None,
 ) -> LanguageModel:
     """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed.
 
-    ranks: how it is divided; by default it is sharded over all.
+    Args:
+        ranks: how it is divided; by default it is sharded over all.
+        lora: the adapters to train in place of the weights, of a decoder.
     """
     model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
+    if lora is not None:
+        assert isinstance(model, Decoder)
+        add_adapters(model, lora)
     if ranks is None:
         shard(model, data_mesh(device), precision)
     else:
@@ -109,7 +118,7 @@ def sharded_model(
     if weights is None:
         model.init_weights(job.config.seed)
     else:
-        scatter_weights(model, load_state(weights))
+        scatter_weights(model, load_state(weights) | initial_adapters(model, job.config.seed))
     return model
 
 
@@ -173,13 +182,16 @@ class Watcher:
 
 
 def write_model(
-    job: TrainingJob, model: LanguageModel, tokenizer: Tokenizer, stop_id: int
+    job: TrainingJob, model: LanguageModel, tokenizer: Tokenizer, stop_id: int, lora: LoraConfig | None = None
 ) -> dict[str, FileEntry]:
     """Write the final weights, in our form and in Hugging Face's. Every worker calls it; rank 0 writes.
 
     Returns what the manifest says of the files, on rank 0.
 
-    stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat model.
+    Args:
+        stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat
+            model.
+        lora: the adapters that `model` has. They are merged into the weights, and written by themselves too.
     """
     weights = gather_weights(model)
     files: dict[str, FileEntry] = {}
@@ -189,6 +201,11 @@ def write_model(
             "eos_token_id": stop_id,
             "pad_token_id": tokenizer.pad_id,
         }
-        files = write_language_model(job.workspace, weights, job.model, tokenizer.model, special_ids)
+        if lora is not None:
+            files |= write_adapter(
+                job.workspace, weights, job.model, lora, f"{job.inputs['base'].ref}/{EXPORT}"
+            )
+            weights = merge_adapters(weights, job.model, lora)
+        files |= write_language_model(job.workspace, weights, job.model, tokenizer.model, special_ids)
     dist.barrier()
     return files

@@ -8,11 +8,15 @@ from torch import Tensor
 from cluster.artifacts.folder import FileEntry
 from cluster.artifacts.workspace import Workspace
 from llm.models.config import ModelConfig
+from llm.models.hugging_face.adapter import FILES, export_adapter
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
+from llm.models.lora_config import LoraConfig
 from llm.tokenizer.special import ADDED_PIECES
 from pipelines.model_folder import EXPORT, WEIGHTS
+
+ADAPTER = "adapter"
 
 
 def write_language_model(
@@ -38,9 +42,24 @@ def write_language_model(
             tokenizer_model=tokenizer_model,
             added_pieces=ADDED_PIECES[config.family],
             special_ids=special_ids,
-            added_pieces=ADDED_PIECES[config.family],
         )
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()
     )
     return workspace.publish([WEIGHTS, *exported])
+
+
+def write_adapter(
+    workspace: Workspace, weights: dict[str, Tensor], config: ModelConfig, lora: LoraConfig, base: str
+) -> dict[str, FileEntry]:
+    """Write adapter/, for those who have the base model, `base`; returns what the manifest says of it.
+
+    There is none where the format cannot say what the adapters are.
+
+    weights: of a model with adapters.
+    """
+    try:
+        export_adapter(weights, config, lora, workspace.path / ADAPTER, base)
+    except Unsupported:
+        return {}
+    return workspace.publish([f"{ADAPTER}/{name}" for name in FILES])

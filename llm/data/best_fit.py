@@ -71,11 +71,12 @@ class PackedConversationBatches:
         seed: int,
         pad_id: int,
     ):
-        """Leaves out examples longer than `max_seq_len` (counted in `too_long`) and those with no loss.
+        """Leaves out examples longer than `max_seq_len` (counted in `too_long`) and those with no loss
+        (`unanswered`).
 
         Raises ValueError if the others fill fewer than `batch_size` rows.
         """
-        self._ids, self._masks, self.too_long = trainable(examples, max_seq_len)
+        self._ids, self._masks, self.too_long, self.unanswered = trainable(examples, max_seq_len)
         self._lengths = np.array([len(tokens) for tokens in self._ids], dtype=np.int64)
         self.batch_size, self.max_seq_len, self.seed, self.pad_id = batch_size, max_seq_len, seed, pad_id
         self._epoch, self._rows = 0, self._pack(0)

@@ -17,18 +17,22 @@ POOL_BATCHES = 16
 
 def trainable(
     examples: Iterable[tuple[Sequence[int], Sequence[int]]], max_seq_len: int
-) -> tuple[list[np.ndarray], list[np.ndarray], int]:
-    """ids (int32) and loss mask (bool) of examples that have a loss and fit, and how many are too long."""
+) -> tuple[list[np.ndarray], list[np.ndarray], int, int]:
+    """ids (int32) and loss mask (bool) of examples that fit and have a loss; how many are too long, and how
+    many of the others have none.
+    """
     ids: list[np.ndarray] = []
     masks: list[np.ndarray] = []
-    too_long = 0
+    too_long = unanswered = 0
     for tokens, loss_mask in examples:
         if len(tokens) > max_seq_len:
             too_long += 1
         elif any(loss_mask):
             ids.append(np.asarray(tokens, dtype=np.int32))
             masks.append(np.asarray(loss_mask, dtype=bool))
-    return ids, masks, too_long
+        else:
+            unanswered += 1
+    return ids, masks, too_long, unanswered
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,12 @@ class ConversationBatches:
         seed: int,
         pad_id: int,
     ):
-        """Leaves out examples longer than `max_seq_len` (counted in `too_long`) and those with no loss.
+        """Leaves out examples longer than `max_seq_len` (counted in `too_long`) and those with no loss
+        (`unanswered`).
 
         Raises ValueError if fewer than `batch_size` are left.
         """
-        ids, masks, self.too_long = trainable(examples, max_seq_len)
+        ids, masks, self.too_long, self.unanswered = trainable(examples, max_seq_len)
         if len(ids) < batch_size:
             raise ValueError(
                 f"{len(ids)} conversations of at most {max_seq_len} tokens do not fill one batch of "

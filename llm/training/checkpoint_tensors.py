@@ -11,10 +11,14 @@ WEIGHTS = "model."
 def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Every tensor of a training run by a name of its own; optimizer state that is not there yet is made.
 
-    Hyper-parameters are not among them: they come from the configuration, and would be pickled.
+    Hyper-parameters are not among them: they come from the configuration, and would be pickled. Nor are
+    frozen weights: a run has them from where it began.
     """
-    tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen = dict(model.named_parameters()).keys() - trained.keys()
+    state_dict = model.state_dict()
+    tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in state_dict.items() if name not in frozen}
+    for name, parameter in trained.items():
         state = optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)

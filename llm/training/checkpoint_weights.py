@@ -13,7 +13,8 @@ from llm.training.checkpoint_tensors import WEIGHTS
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Whole fp32 weights by parameter name on the CPU, as `gather_weights` gave them at that step.
+    """Whole fp32 weights by parameter name on the CPU, as `gather_weights` gave them at that step; of a run
+    that trains adapters, theirs alone.
 
     path: a checkpoint's folder, written on any number of ranks. Neither a process group nor a model is
     needed, and of the optimizer's state nothing is read into memory.

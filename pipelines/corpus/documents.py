@@ -97,6 +97,9 @@ def _conversation(located: Located, source: str, config: CorpusConfig) -> Row | 
         return Removed(id, source, "empty", float(size))
     if size < config.min_chars:
         return Removed(id, source, "too_short", float(size))
+    out_of_turn = _out_of_turn([message["role"] for message in messages])
+    if out_of_turn is not None:
+        return Removed(id, source, "turn_order", float(out_of_turn))
     group = str(record.get("group") or id)
     split = "heldout" if is_heldout(group, config.split_seed, config.heldout_fraction) else "train"
     return {"id": id, "messages": messages, "source": source, "group": group, "split": split}
@@ -112,6 +115,19 @@ def _problem(messages: Any) -> str:
         if message.get("role") not in ROLE_IDS:
             return f"messages[{number}] has role {message.get('role')!r}; use {', '.join(ROLE_IDS)}"
     return ""
+
+
+def _out_of_turn(roles: list[str]) -> int | None:
+    """The number of the first message that is not as it should be, from 0; None if all are.
+
+    There may be a system message first. Then user and assistant speak in turn, the user first. The last word
+    may be the user's: that is a prompt, for stages that sample the reply.
+    """
+    first = 1 if roles[0] == "system" else 0
+    for number, role in enumerate(roles[first:], first):
+        if role != ("user", "assistant")[(number - first) % 2]:
+            return number
+    return None if roles[first:] else first
 
 
 def _functions(file: Source, piece: dict[str, Any], config: CorpusConfig) -> Iterator[Row | Removed]:

@@ -41,7 +41,7 @@ from pipelines.corpus.write_worker import WriteWorker
 from pipelines.corpus_pieces import check_text, unit_bytes
 from pipelines.units import Unit, run_units
 
-LOGIC_VERSION = 3
+LOGIC_VERSION = 4
 REMOVED_FILE = "removed.parquet"
 
 RANGE_BYTES = 4 * 2**30

@@ -70,7 +70,6 @@ def _write(model: Artifact, directory: Path, dtype: torch.dtype) -> None:
             tokenizer_model=(folder / TOKENIZER).read_bytes() if own else None,
             added_pieces=ADDED_PIECES[shape.family],
             special_ids=_special_ids(model),
-            added_pieces=ADDED_PIECES[shape.family],
             dtype=dtype,
         )
     for name in kept:

@@ -1,9 +1,10 @@
 """Configuration of supervised fine-tuning."""
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from llm.models.lora_config import LoraConfig
 from pipelines.stage_config import How
 from pipelines.training_config import OptimizerConfig, TrainingConfig
 
@@ -23,13 +24,35 @@ class FinetuneConfig(TrainingConfig):
     """Fill sequences of --max-seq-len with several conversations each, which do not see each other (best fit:
     arXiv:2404.10830). --global-batch then counts sequences, and an epoch may leave out a few conversations.
     """
+    lora: LoraConfig = LoraConfig()
+    """Train adapters, and merge them into the base model's weights at the end."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=20)
     evaluate_conversations: How[int] = Field(default=128, gt=0)
     """Held-out conversations scored at each evaluation during training; at the end all are."""
 
     def what(self) -> dict[str, Any]:
-        """Without `packing` where it is off: models that were made before it could be on keep their names."""
+        """Without `packing` and `lora` where they are off: models that were made before they could be on keep
+        their versions.
+        """
         what = super().what()
         if not self.packing:
             del what["packing"]
+        if self.adapters is None:
+            del what["lora"]
         return what
+
+    @model_validator(mode="after")
+    def _rates_are_of_what_is_trained(self) -> Self:
+        for name in ("embedding_scale", "head_scale"):
+            scale = getattr(self.optimizer, name)
+            if self.adapters is not None and scale != 1:
+                raise ValueError(
+                    f"optimizer.{name}={scale}: with adapters (lora.rank={self.lora.rank}) embeddings and "
+                    "head stay as they are; leave it out, or the adapters"
+                )
+        return self
+
+    @property
+    def adapters(self) -> LoraConfig | None:
+        """Those to train; None if all weights are trained."""
+        return self.lora if self.lora.rank else None

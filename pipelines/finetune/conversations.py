@@ -45,16 +45,19 @@ def training_batches(
         raise UserError(f"{corpus}: {error}") from None
 
 
-def heldout_examples(config: FinetuneConfig, corpus: Path, tokenizer: Tokenizer) -> list[Example]:
-    """Held-out conversations that fit and have a reply; raises UserError if there is none."""
+def heldout_examples(config: FinetuneConfig, corpus: Path, tokenizer: Tokenizer) -> tuple[list[Example], int]:
+    """Held-out conversations that fit and have a reply, and how many are too long; raises UserError if none
+    is left.
+    """
     examples = read_examples(corpus, "heldout", tokenizer)
+    too_long = sum(len(ids) > config.max_seq_len for ids, _ in examples)
     fitting = [(ids, learned) for ids, learned in examples if len(ids) <= config.max_seq_len and any(learned)]
     if not fitting:
         raise UserError(
             f"none of the {len(examples)} held-out conversations in {corpus} has a reply and at most "
             f"--max-seq-len {config.max_seq_len} tokens: raise it or hold out more"
         )
-    return fitting
+    return fitting, too_long
 
 
 def right_padded(examples: Sequence[Example], pad_id: int) -> MicroBatch:

@@ -9,6 +9,7 @@ from pipelines.begin import begin
 from pipelines.check_model import check_language_model
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
+from pipelines.progress import console
 
 LOGIC_VERSION = 1
 
@@ -27,6 +28,11 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
         raise UserError(
             f"--max-seq-len {config.max_seq_len} is longer than {base.ref} allows: "
             f"use at most {shape.max_seq_len}"
+        )
+    if config.adapters is not None and shape.n_experts and "mlp" in config.lora.targets:
+        raise UserError(
+            f"--lora.targets {config.lora.targets}: {base.ref} has experts, which have no adapters; "
+            "use attention"
         )
     if shape.tie_embeddings and config.optimizer.head_scale != 1:
         raise UserError(
@@ -53,6 +59,12 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     from pipelines.training_launch import run_training
 
     batches = training_batches(config, corpus.fetch(), load_tokenizer(base.fetch(TOKENIZER)))
+    if batches.too_long or batches.unanswered:
+        console.print(
+            f"{config.name}: learns from {len(batches):,} conversations; left out are {batches.too_long:,} "
+            f"longer than --max-seq-len {config.max_seq_len} and {batches.unanswered:,} without a reply",
+            markup=False,
+        )
     counts = run_training(
         finetune_worker,
         stage="finetune",

@@ -38,8 +38,10 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         corpus = job.inputs["corpus"].fetch()
         batches = training_batches(config, corpus, tokenizer)
-        heldout = heldout_examples(config, corpus, tokenizer)
-        model = sharded_model(job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS))
+        heldout, too_long_heldout = heldout_examples(config, corpus, tokenizer)
+        model = sharded_model(
+            job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS), lora=config.adapters
+        )
 
         def micro_batches(step: int) -> list[MicroBatch]:
             batch = batches.batch(step, dist.get_rank(), dist.get_world_size())
@@ -74,17 +76,21 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 may_write=Claim(job).holds,
             )
         )
-        files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id)
+        files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id, lora=config.adapters)
         counts = {
             "parameters": parameter_count(job.model),
             "precision": precision,
             "steps": steps,
             "train_conversations": len(batches),
             "too_long_conversations": batches.too_long,
+            "unanswered_conversations": batches.unanswered,
             "heldout_conversations": len(heldout),
+            "too_long_heldout_conversations": too_long_heldout,
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }
+        if config.adapters is not None:
+            counts["adapter_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
         finish(job, counts, files)
 
 

@@ -1,18 +1,28 @@
 """Fine-tuning on Ray Train, on two workers: the replies are learned, and a second run has nothing to do."""
 
+import json
+
 import pytest
 import ray
+import torch
+from safetensors.torch import load_file
 
 from cluster.artifacts.draft import Draft
+from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
 from cluster.metrics import declared
 from llm.models.decoder import Decoder
-from llm.models.load import load_model, save_model
+from llm.models.load import load_model, load_state, save_model
 from llm.models.presets import model_config
+from llm.tokenizer.load import load_tokenizer
+from llm.training.loop import language_model_loss
+from llm.training.loss import IGNORE
 from llm.training.metrics_log import read_records
+from pipelines.command_line import parse
 from pipelines.finetune import stage
 from pipelines.finetune.config import FinetuneConfig
+from pipelines.finetune.conversations import heldout_examples, right_padded
 from pipelines.model_folder import prepare_model_folder
 from tests.integration.small_artifacts import VOCAB, small_store
 
@@ -79,6 +89,50 @@ def test_replies_are_learned(root):
     assert artifact.manifest["inputs"].keys() == {"base", "corpus"}
     model, _ = load_model(artifact.fetch())
     assert model.config.vocab_size == VOCAB
+
+
+LORA = """--lora.rank 4 --lora.alpha 8 --name adapted --base small --corpus small --max-seq-len 64 --epochs 3
+    --global-batch 8 --optimizer.learning-rate 1e-2 --optimizer.warmup-steps 5 --precision fp32
+    --threads-per-worker 1 --wandb disabled"""
+
+
+def test_adapters_are_learned_merged_and_kept(root):
+    config = parse(FinetuneConfig, "finetune", ["--root", str(root), *LORA.split()])
+    start_local(num_cpus=2)
+    try:
+        artifact = stage.run(config, CLUSTER)
+    finally:
+        ray.shutdown()
+    counts = artifact.counts
+    assert counts["heldout_loss"] < counts["base_heldout_loss"] - 0.4, (
+        "much, under a random head that is frozen"
+    )
+
+    folder = artifact.fetch()
+    store = ArtifactStore(root)
+    base, corpus = store.resolve("models", "small"), store.resolve("corpora", "small")
+    model, shape = load_model(folder)
+    q, d, ff = shape.n_heads * shape.head_dim, shape.d_model, shape.d_ff
+    kv = shape.n_kv_heads * shape.head_dim
+    inputs_and_outputs = 4 * d + 2 * q + 2 * kv + 3 * (d + ff)
+    assert counts["adapter_parameters"] == shape.n_layers * 4 * inputs_and_outputs
+
+    tokenizer = load_tokenizer(folder)
+    examples, _ = heldout_examples(config, corpus.fetch(), tokenizer)
+    tokens, targets = right_padded(examples, tokenizer.pad_id)
+    loss = language_model_loss(model)(tokens, targets) / (targets != IGNORE).sum()
+    assert loss.item() == pytest.approx(counts["heldout_loss"], rel=1e-4), "merged, it is what was measured"
+
+    adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+    fields = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert fields["base_model_name_or_path"] == f"{base.ref}/export"
+    a, b = (adapter[f"base_model.model.model.layers.1.self_attn.q_proj.lora_{x}.weight"] for x in "AB")
+    before, after = (load_state(each.fetch())["blocks.1.attention.qkv.weight"] for each in (base, artifact))
+    torch.testing.assert_close(after[:q] - before[:q], 8 / 4 * b @ a, rtol=1e-3, atol=1e-6)
+    embeddings = [load_state(each.fetch())["embed.weight"] for each in (base, artifact)]
+    assert torch.equal(*embeddings)
+    listed = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+    assert listed < artifact.manifest["files"].keys()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
-"""The chat template concatenates exactly and marks only what the assistant says."""
+"""The chat template concatenates exactly, marks only what the assistant says, and is Hugging Face's too."""
 
 import inspect
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm.models.hugging_face.tokenizer import export_tokenizer
+from llm.text.normalise import normalise
 from llm.tokenizer.chat import encode_conversation, encode_prompt
 from llm.tokenizer.load import Tokenizer
-from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID
+from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES
 from llm.tokenizer.train import train_tokenizer
 
 TOKENIZER = Tokenizer(train_tokenizer([inspect.getsource(inspect)], vocab_size=500))
@@ -53,3 +56,34 @@ def test_unknown_role_and_no_messages():
         encode_prompt(TOKENIZER, [{"role": "bot", "content": "x"}])
     with pytest.raises(ValueError, match="at least one message"):
         encode_prompt(TOKENIZER, [])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The tokenizer as transformers loads it."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("export")
+    ids = {"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
+    export_tokenizer(TOKENIZER.model, folder, ids, max_length=10**6)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def is_plain(text):
+    """Whether a text spells out no special token: transformers takes it for the token, we do not."""
+    return not any(piece in text for piece in SPECIAL_PIECES)
+
+
+spaces = st.lists(st.sampled_from([" ", "\n", "\t", "  ", "def", "return x", "é"])).map("".join)
+said = st.one_of(st.text(), spaces).map(normalise).filter(is_plain)
+
+
+@given(st.booleans(), st.lists(said, min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_transformers_renders_every_conversation_of_a_corpus_to_the_same_ids(exported, system, contents):
+    roles = ["system"] * system + ["user", "assistant"] * 3
+    conversation = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    whole = exported.apply_chat_template(conversation, return_dict=False)
+    assert whole == encode_conversation(TOKENIZER, conversation)[0]
+    prompt = exported.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)
+    assert prompt == encode_prompt(TOKENIZER, conversation)

@@ -42,6 +42,10 @@ def test_loss_and_gradients_equal_full_logits(inputs, rows_at_a_time, monkeypatc
         torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-6)
     assert (ours[1].grad[VOCAB:] == 0).all(), "padding of the vocabulary must not learn"
 
+    below = hidden.float().requires_grad_()
+    (summed_cross_entropy(below, weight.float(), targets, VOCAB) * 0.25).backward()
+    assert torch.equal(below.grad, ours[0].grad), "a frozen head passes the same on"
+
 
 def test_bf16_sums_in_fp32():
     """4,000 equal losses of log 50: a sum held in bf16 would be off by far more than 0.1 %."""

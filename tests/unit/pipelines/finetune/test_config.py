@@ -1,0 +1,50 @@
+"""Options of adapters: what they change in a model's version, and mistakes in them."""
+
+import pytest
+
+from cluster.errors import UserError
+from pipelines.command_line import parse
+from pipelines.finetune.config import FinetuneConfig
+
+
+def parsed(*arguments: str) -> FinetuneConfig:
+    config = parse(FinetuneConfig, "finetune", list(arguments))
+    assert config is not None
+    return config
+
+
+def test_models_without_adapters_keep_the_versions_that_they_had_before_there_were_any():
+    assert parsed().adapters is None
+    assert not {"lora", "packing"} & parsed().what().keys()
+    assert parsed("--lora.alpha", "4").what() == parsed().what()
+
+
+def test_every_option_of_an_adapter_is_part_of_the_version():
+    asked = [
+        (),
+        ("--lora.rank", "16"),
+        ("--lora.rank", "8"),
+        ("--lora.rank", "16", "--lora.alpha", "16"),
+        ("--lora.rank", "16", "--lora.targets", "attention"),
+    ]
+    versions = [parsed(*arguments).what() for arguments in asked]
+    assert all(one not in versions[:i] for i, one in enumerate(versions))
+    lora = parsed("--lora.rank", "16").adapters
+    assert (lora.rank, lora.scale, lora.targets) == (16, 2.0, "attention,mlp")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--lora.rank", "-1"], "greater than or equal to 0"),
+        (["--lora.rank", "4", "--lora.alpha", "0"], "greater than 0"),
+        (["--lora.rank", "4", "--lora.targets", "heads"], "invalid choice 'heads'"),
+        (
+            ["--lora.rank", "4", "--optimizer.embedding-scale", "3"],
+            r"embedding_scale=3.0: with adapters \(lora.rank=4\) embeddings and head stay as they are",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parsed(*arguments)
