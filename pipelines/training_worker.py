@@ -21,6 +21,8 @@ from llm.planning.flops import training_flops_per_token
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
+from llm.training.deterministic import use_deterministic_algorithms
+from llm.training.float8 import use_float8
 from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
 from llm.training.precision import Precision, PrecisionError, keep_precision
 from llm.training.step import NonFiniteError
@@ -41,6 +43,8 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     failing disk or object storage too, which one worker may meet alone: Ray Train then starts all again.
     """
     torch.set_num_threads(job.threads)
+    if job.config.deterministic:
+        use_deterministic_algorithms()
     try:
         with explain_full_disk(job.workspace.path):
             if dist.get_rank() == 0:
@@ -51,7 +55,7 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     except StorageError as error:  # of one machine: the others learn of it when this one ends
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise
-    except (UserError, NonFiniteError) as error:
+    except (UserError, NonFiniteError, PrecisionError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
 
 
@@ -91,6 +95,8 @@ def sharded_model(
     """The model over all workers, with the weights of a model artifact, or new ones drawn by the seed."""
     model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
+    if job.config.float8:
+        use_float8(model, device)
     shard(model, data_mesh(device), precision)
     model.to_empty(device=device)
     if weights is None:

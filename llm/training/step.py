@@ -12,14 +12,17 @@ from torch.distributed.tensor import DTensor
 
 from llm.training.loss import IGNORE
 from llm.training.optimizer import set_learning_rate
+from llm.training.outliers import Outliers
 
 MicroBatch = tuple[Tensor, ...]
 """What the model is given, each (sequences, …), and last the targets (sequences, seq) int64, which are
 `IGNORE` where nothing is predicted. Of a decoder or an encoder: tokens and targets, of one shape.
 """
 
-LossSum = Callable[..., Tensor]
-"""The tensors of a micro-batch -> its summed loss, a scalar with a gradient."""
+LossSum = Callable[..., Tensor | tuple[Tensor, Tensor]]
+"""The tensors of a micro-batch -> its summed loss, a scalar with a gradient; or that and the z-loss that is
+in it, a scalar without one.
+"""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,15 @@ class StepResult:
     """What a step did; equal on every rank."""
 
     loss: float
-    """Mean loss per valid token of the global batch, in nats."""
+    """Mean loss per valid token of the global batch, in nats, without the z-loss."""
+    z_loss: float
+    """Mean z-loss per valid token; 0 where there is none."""
     grad_norm: float
     """Global norm of the gradient before clipping."""
     tokens: int
     """Valid tokens in the global batch."""
+    taken: bool
+    """Whether the weights have moved: not if the step was an outlier."""
 
 
 class NonFiniteError(RuntimeError):
@@ -47,13 +54,14 @@ def train_step(
     loss_sum: LossSum,
     learning_rate: float,
     clip_norm: float,
+    outliers: Outliers | None = None,
 ) -> StepResult:
-    """Take one step with this rank's share of the global batch.
+    """Take one step with this rank's share of the global batch, unless it is one of the `outliers`.
 
         gradient = Σ_ranks Σ_micro-batches ∇ loss_sum / (valid tokens of the global batch)
 
     The divisor is global, so that neither padding nor the split over ranks and micro-batches changes the
-    result (a mean of means would).
+    result (a mean of means would). The gradient is clipped to a global norm of `clip_norm`, 0 for never.
 
     Raises:
         NonFiniteError: the loss or the gradient norm is NaN or infinite, on every rank alike.
@@ -65,37 +73,30 @@ def train_step(
     if tokens == 0:
         raise ValueError("no token of the batch is to be predicted: every target is masked")
 
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    totals = torch.zeros(2, dtype=torch.float64, device=device)
     for index, micro_batch in enumerate(micro_batches):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(index == len(micro_batches) - 1)
-        loss = loss_sum(*micro_batch)
+        loss, z_loss = _with_z_loss(loss_sum(*micro_batch))
         (loss / tokens).backward()
-        total += loss.detach()
-    mean_loss = _sum_over_ranks(total).item() / tokens
+        totals += torch.stack((loss.detach(), z_loss))
+    mean, mean_z_loss = (_sum_over_ranks(totals) / tokens).tolist()
 
-    if not math.isfinite(mean_loss):
+    if not math.isfinite(mean):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"the loss is {mean_loss}")
-    grad_norm = apply_gradients(model, optimizer, learning_rate, clip_norm)
-    return StepResult(mean_loss, grad_norm, tokens)
-
-
-def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float, clip_norm: float
-) -> float:
-    """Clip the accumulated gradients by their global norm, let the optimizer step, and clear them.
-
-    Returns the norm before clipping; `clip_norm` 0 clips nothing.
-
-    Raises:
-        NonFiniteError: the norm is NaN or infinite; the weights have not moved.
-    """
+        raise NonFiniteError(f"the loss is {mean}")
+    mean -= mean_z_loss
     grad_norm = clip_gradients(model, clip_norm)
-    set_learning_rate(optimizer, learning_rate)
-    optimizer.step()
+    taken = outliers is None or not outliers.is_outlier(mean, grad_norm)
+    if taken:
+        set_learning_rate(optimizer, learning_rate)
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return grad_norm
+    return StepResult(mean, mean_z_loss, grad_norm, tokens, taken)
+
+
+def _with_z_loss(loss: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return loss if isinstance(loss, tuple) else (loss, torch.zeros_like(loss))
 
 
 def clip_gradients(model: nn.Module, clip_norm: float) -> float:

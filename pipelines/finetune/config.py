@@ -1,10 +1,8 @@
 """Configuration of supervised fine-tuning."""
 
-from typing import Any
-
 from pydantic import Field
 
-from pipelines.stage_config import How
+from pipelines.stage_config import How, Later
 from pipelines.training_config import OptimizerConfig, TrainingConfig
 
 
@@ -19,17 +17,10 @@ class FinetuneConfig(TrainingConfig):
     """Times that every conversation is seen."""
     max_seq_len: int = Field(default=256, gt=1)
     """Longer conversations, in tokens, are left out."""
-    packing: bool = False
+    packing: Later[bool] = False
     """Fill sequences of --max-seq-len with several conversations each, which do not see each other (best fit:
     arXiv:2404.10830). --global-batch then counts sequences, and an epoch may leave out a few conversations.
     """
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, min_learning_rate=0.0, warmup_steps=20)
     evaluate_conversations: How[int] = Field(default=128, gt=0)
     """Held-out conversations scored at each evaluation during training; at the end all are."""
-
-    def what(self) -> dict[str, Any]:
-        """Without `packing` where it is off: models that were made before it could be on keep their names."""
-        what = super().what()
-        if not self.packing:
-            del what["packing"]
-        return what

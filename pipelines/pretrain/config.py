@@ -8,7 +8,7 @@ from llm.models.config import Family, ModelConfig
 from llm.models.presets import model_config
 from llm.tokenizer.special import ADDED_PIECES, SENTINELS
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
-from pipelines.stage_config import Frozen, How
+from pipelines.stage_config import Frozen, How, Later
 from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class PretrainConfig(TrainingConfig):
     is made from is longer then, by what the decoder has to fill in.
     """
     objective: ObjectiveOptions = ObjectiveOptions()
-    document_mask: bool = False
+    document_mask: Later[bool] = False
     """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
     arXiv:2402.13991). Attention then has a mask, which costs time. Decoders only.
     """
@@ -103,9 +103,6 @@ class PretrainConfig(TrainingConfig):
         shape = self.model.shape(vocab_size=1).model_dump(mode="json", exclude_defaults=True)
         del shape["vocab_size"]  # the tokenizer's
         what = super().what() | {"model": shape} | self.sources.what()
-        # Models that were made before these could be chosen keep their versions.
-        if not self.document_mask:
-            del what["document_mask"]
         objective = what.pop("objective")
         read = _OBJECTIVE_OPTIONS[self.family]
         return what | ({"objective": {name: objective[name] for name in read}} if read else {})
