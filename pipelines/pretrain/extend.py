@@ -39,9 +39,10 @@ def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: dict[str,
                 f"{learned_from['ref'].removeprefix('tokens/')} in its place"
             )
     for name, wanted, its in _differences(_flat(asked), _flat(done)):
+        except_for = f", but for {name}" if name in _MUST_AGREE else ""
         raise UserError(
             f"{flag}: {model.ref} was trained with {name} {its}, not {wanted}; "
-            f"only {' and '.join(_MAY_DIFFER)} may differ, but for {' and '.join(_MUST_AGREE)}"
+            f"only {' and '.join(_MAY_DIFFER)} may differ{except_for}"
         )
     if config.steps <= done["steps"]:
         raise UserError(

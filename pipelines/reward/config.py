@@ -36,6 +36,6 @@ class RewardConfig(TrainingConfig):
             )
         if self.optimizer.z_loss:
             raise ValueError(
-                f"optimizer.z_loss={self.optimizer.z_loss}: a reward model has no vocabulary head"
+                f"optimizer.z_loss={self.optimizer.z_loss}: a reward model has no vocabulary; leave it out"
             )
         return self
