@@ -95,9 +95,16 @@ TRAINING = (
         panel="Held-out scores",
     ),
     _training("heldout_score_std", unit="", help="Their standard deviation", panel="Held-out scores"),
+    _training("z_loss", unit="nats", help="What the z-loss adds to the loss, per token", panel="z-loss"),
     _training("learning_rate", unit="", help="Of the last step", panel="Learning rate"),
     _training(
         "grad_norm", unit="", help="Norm of the last step's gradient, before clipping", panel="Gradient norm"
+    ),
+    _training(
+        "skipped_steps",
+        unit="steps",
+        help="Steps that were not taken because their loss or gradient stood out",
+        panel="Skipped steps",
     ),
     _training(
         "tokens",

@@ -1,8 +1,9 @@
 """What every stage's configuration shares: frozen, strict, and split into *what* and *how*.
 
 *What* a stage makes is hashed into its artifact's version. *How* it is made (workers, micro-batch, logging,
-endpoints) is not: a field says so with its type, ``workers: How[int] = 1``. This module imports neither torch
-nor Ray, so that ``manta --help`` is instant.
+endpoints) is not: a field says so with its type, ``workers: How[int] = 1``. What is added to *what* one day
+is ``Later[…]``, lest all versions change. This module imports neither torch nor Ray, so that ``manta --help``
+is instant.
 """
 
 from typing import Annotated, Any, TypeVar
@@ -16,7 +17,15 @@ class _HowMarker:
     """Marks a field that does not change the result."""
 
 
+class _LaterMarker:
+    """Marks a field that came when artifacts had been made without it."""
+
+
 How = Annotated[_T, _HowMarker()]
+Later = Annotated[_T, _LaterMarker()]
+"""A *what* that is left out of the version where it stands at its default, so that what was made before there
+was such a field keeps its version.
+"""
 
 
 class Frozen(BaseModel):
@@ -46,8 +55,8 @@ class StageConfig(Frozen):
         return _select(self, how=True)
 
 
-def _is_how(metadata: list[Any]) -> bool:
-    return any(isinstance(item, _HowMarker) for item in metadata)
+def _is(marker: type, metadata: list[Any]) -> bool:
+    return any(isinstance(item, marker) for item in metadata)
 
 
 def _select(model: BaseModel, how: bool) -> dict[str, Any]:
@@ -56,9 +65,11 @@ def _select(model: BaseModel, how: bool) -> dict[str, Any]:
     selected: dict[str, Any] = {}
     for field_name, field in type(model).model_fields.items():
         value = getattr(model, field_name)
-        if _is_how(field.metadata):
+        if _is(_HowMarker, field.metadata):
             if how:
                 selected[field_name] = plain[field_name]
+        elif _is(_LaterMarker, field.metadata) and value == field.default:
+            continue
         elif isinstance(value, BaseModel):
             nested = _select(value, how)
             if nested:

@@ -4,15 +4,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from llm.training.recipe import Recipe
-from llm.training.schedule import Decay
-from pipelines.stage_config import Frozen, How
+from llm.training.recipe import Activations, Algorithm, Recipe
+from llm.training.schedule import Decay, DecayShape
+from pipelines.stage_config import Frozen, How, Later
 from pipelines.wandb_config import WandbConfig
 
 
 class OptimizerConfig(Frozen):
-    """AdamW with a linear warm-up and a decay."""
+    """AdamW or Muon with a linear warm-up and a decay (docs/training.md)."""
 
+    algorithm: Later[Algorithm] = "adamw"
+    """What moves the matrices of the blocks: adamw, or muon at the same learning rate. Embeddings, heads,
+    norms and biases are AdamW's in either case.
+    """
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate."""
     min_learning_rate: float = Field(default=3e-4, ge=0)
@@ -20,7 +24,13 @@ class OptimizerConfig(Frozen):
     warmup_steps: int = Field(default=50, ge=0)
     """Steps of linear warm-up from zero."""
     decay: Decay = "cosine"
-    """How the learning rate falls from its peak to its minimum."""
+    """How the learning rate falls from its peak to its minimum: along half a cosine, along a line, or only at
+    the end (wsd: warm-up, stable, decay).
+    """
+    decay_fraction: Later[float] = Field(default=0.2, ge=0, le=1)
+    """wsd: share of the steps, the last, in which the learning rate falls; 0 for a run to be extended."""
+    decay_shape: Later[DecayShape] = "1-sqrt"
+    """wsd: how it falls then."""
     embedding_scale: float = Field(default=1.0, gt=0)
     """Multiplies the learning rate of the embedding table: 3 to 5 helps where it is not the head too."""
     head_scale: float = Field(default=1.0, gt=0)
@@ -31,8 +41,18 @@ class OptimizerConfig(Frozen):
     """Decay of the gradient's running mean."""
     beta2: float = Field(default=0.95, ge=0, lt=1)
     """Decay of the squared gradient's running mean."""
+    muon_momentum: Later[float] = Field(default=0.95, ge=0, lt=1)
+    """Decay of Muon's running mean of the gradient."""
     clip_norm: float = Field(default=1.0, ge=0)
     """Global gradient norm above which gradients are scaled down; 0 for never."""
+    z_loss: Later[float] = Field(default=0.0, ge=0)
+    """Coefficient of the squared log-normaliser of each prediction, 1e-4 in PaLM; 0 for none."""
+    outlier_sigmas: Later[float] = Field(default=0.0, ge=0)
+    """Leave out a step whose loss or gradient norm is so many standard deviations above the mean of the last
+    128 steps, 6 in OLMo 2; 0 to take all.
+    """
+    ema_decay: Later[float] = Field(default=0.0, ge=0, lt=1)
+    """Decay of a moving average of the weights, step by step, which is the model in the end; 0 for none."""
 
     @model_validator(mode="after")
     def _minimum_below_peak(self) -> Self:
@@ -41,6 +61,16 @@ class OptimizerConfig(Frozen):
                 f"min_learning_rate={self.min_learning_rate} is above learning_rate={self.learning_rate}: "
                 "lower it or raise the peak"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _options_are_of_what_is_chosen(self) -> Self:
+        chosen = {"decay_fraction": "wsd", "decay_shape": "wsd", "muon_momentum": "muon"}
+        for name, needed in chosen.items():
+            value = getattr(self, name)
+            option = "algorithm" if needed == "muon" else "decay"
+            if value != type(self).model_fields[name].default and getattr(self, option) != needed:
+                raise ValueError(f"{name}={value} is an option of {option}={needed}: give both, or neither")
         return self
 
 
@@ -57,6 +87,9 @@ class TrainingConfig(WandbConfig):
     Weights and sums of gradients are fp32 always. A run that goes on elsewhere keeps what auto was at
     first.
     """
+
+    float8: Later[bool] = False
+    """Multiply in float8 in the blocks: on H100s and later, with torchao, and best with --compile."""
 
     workers: How[int | tuple[int, int]] = 1
     """Processes to train on; every one holds a shard of the model and a share of the batch. Two numbers, the
@@ -82,6 +115,12 @@ class TrainingConfig(WandbConfig):
     """How often to start the workers again after one has died; -1 for ever."""
     compile: How[bool] = False
     """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
+    activation_checkpointing: How[Activations] = "none"
+    """What to compute again in the backward pass, for less memory: selective all but matrix products and
+    attention, full everything in the blocks. The result is the same.
+    """
+    deterministic: How[bool] = False
+    """Let a GPU use only algorithms that give the same bits each time; slower. CPUs do in any case."""
 
     @property
     def fewest_workers(self) -> int:
@@ -109,6 +148,12 @@ class TrainingConfig(WandbConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _float8_is_possible(self) -> Self:
+        if self.float8 and self.precision == "fp32":
+            raise ValueError("float8 multiplies what is bf16 otherwise: leave out --precision fp32")
+        return self
+
     def recipe(self, steps: int) -> Recipe:
         """The numbers of a run of `steps` steps, for the training loop."""
         optimizer = self.optimizer
@@ -129,5 +174,12 @@ class TrainingConfig(WandbConfig):
             keep_every=self.keep_every,
             checkpoint_async=self.checkpoint_async,
             flush_every=self.log_every,
+            decay_fraction=optimizer.decay_fraction,
+            decay_shape=optimizer.decay_shape,
+            algorithm=optimizer.algorithm,
+            muon_momentum=optimizer.muon_momentum,
+            ema_decay=optimizer.ema_decay,
+            outlier_sigmas=optimizer.outlier_sigmas,
             compile=self.compile,
+            activation_checkpointing=self.activation_checkpointing,
         )

@@ -23,6 +23,8 @@ from llm.models.lora_config import LoraConfig
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
+from llm.training.deterministic import use_deterministic_algorithms
+from llm.training.float8 import use_float8
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.parallelize import parallelize
 from llm.training.parallel.ranks import Ranks
@@ -47,6 +49,8 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     failing disk or object storage too, which one worker may meet alone: Ray Train then starts all again.
     """
     torch.set_num_threads(job.threads)
+    if job.config.deterministic:
+        use_deterministic_algorithms()
     try:
         with explain_full_disk(job.workspace.path):
             if dist.get_rank() == 0:
@@ -57,7 +61,7 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     except StorageError as error:  # of one machine: the others learn of it when this one ends
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise
-    except (UserError, NonFiniteError) as error:
+    except (UserError, NonFiniteError, PrecisionError) as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
 
 
@@ -110,6 +114,8 @@ def sharded_model(
     if lora is not None:
         assert isinstance(model, Decoder)
         add_adapters(model, lora)
+    if job.config.float8:
+        use_float8(model, device)
     if ranks is None:
         shard(model, data_mesh(device), precision)
     else:

@@ -112,4 +112,6 @@ class Decoder(Trunk):
         result = readout(hidden, self.head_weight, None)
         if row_weights is None or not router_losses:
             return result
+        if isinstance(result, tuple):  # the loss, and what is told beside it
+            return with_router_losses(result[0], router_losses, row_weights), *result[1:]
         return with_router_losses(result, router_losses, row_weights)

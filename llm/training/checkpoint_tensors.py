@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from llm.training.optimizer import begin_state
+
 WEIGHTS = "model."
 """What the names of the model's own tensors begin with."""
 
@@ -18,12 +20,9 @@ def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
     frozen = dict(model.named_parameters()).keys() - trained.keys()
     state_dict = model.state_dict()
     tensors = {f"{WEIGHTS}{name}": tensor for name, tensor in state_dict.items() if name not in frozen}
+    begin_state(optimizer)
     for name, parameter in trained.items():
-        state = optimizer.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+        state = optimizer.state.get(parameter, {})
         tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
     return tensors
 

@@ -12,18 +12,20 @@ from torch import Tensor
 from llm.models.decoder import Trunk
 from llm.models.documents import seeing_themselves
 from llm.models.encoder_decoder import EncoderDecoder
+from llm.training.activation_checkpointing import checkpoint_activations
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
-from llm.training.loss import IGNORE, summed_cross_entropy
-from llm.training.optimizer import adamw
+from llm.training.ema import average_weights, take_average
+from llm.training.loss import IGNORE, summed_cross_entropy, with_z_loss
+from llm.training.optimizer import make_optimizer
+from llm.training.outliers import Outliers
 from llm.training.parallel.ranks import Ranks
 from llm.training.parallel.rows import own_part
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
-from llm.training.schedule import learning_rate
 from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
 
 
@@ -50,6 +52,8 @@ class TrainingRun:
     """steps taken -> the loader's state, for the checkpoint."""
     check_data_state: Callable[[dict[str, Any]], None]
     """Raises if a checkpoint's loader state is not of this data."""
+    samples_per_step: int = 0
+    """Samples in a global batch, if they are numbered in the order of the data: to say where a bad one is."""
     evaluate: Callable[[], dict[str, float]] = dict
     """Held-out measures of the model as it is now; every rank calls it."""
     attachments: dict[str, bytes] = field(default_factory=dict)
@@ -72,7 +76,8 @@ def train(run: TrainingRun) -> None:
     """Train from the newest whole checkpoint, or from the beginning, to `recipe.steps`.
 
     After any interruption the same call gives the same weights and the same `metrics.jsonl`, bit for bit,
-    on the same number of ranks and threads.
+    on the same number of ranks and threads. Where a recipe averages the weights, the model is left with the
+    average; its checkpoints have both.
 
     The checkpoint in the making is finished before this returns or raises.
 
@@ -90,31 +95,21 @@ def train(run: TrainingRun) -> None:
 
 def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
     recipe, model = run.recipe, run.model
-    optimizer = adamw(
-        model,
-        recipe.peak_learning_rate,
-        recipe.weight_decay,
-        recipe.betas,
-        embedding_scale=recipe.embedding_scale,
-        head_scale=recipe.head_scale,
-    )
-    first_step = _resume(run, optimizer)
-    if recipe.compile:
-        for block in model.blocks:
+    optimizer = make_optimizer(model, recipe, run.precision)
+    if recipe.ema_decay:
+        average_weights(optimizer, recipe.ema_decay)
+    outliers = Outliers(recipe.outlier_sigmas) if recipe.outlier_sigmas else None
+    first_step = _resume(run, optimizer, outliers)
+    for block in model.blocks:
+        checkpoint_activations(block, recipe.activation_checkpointing)
+        if recipe.compile:
             block.compile()
     loss_sum = run.loss_sum or language_model_loss(model)
     recorder = Recorder(run.folder, first_step, recipe.flush_every, run.watcher, run.may_write)
 
     for step in range(first_step, recipe.steps):
         started = time.perf_counter()
-        rate = learning_rate(
-            step,
-            recipe.steps,
-            recipe.warmup_steps,
-            recipe.peak_learning_rate,
-            recipe.minimum_learning_rate,
-            recipe.decay,
-        )
+        rate = recipe.rate(step)
         try:
             micro_batches = run.micro_batches(step)
             data_wait = time.perf_counter() - started
@@ -126,15 +121,20 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
                 rate,
                 recipe.clip_norm,
                 run.copies,
+                outliers=outliers,
             )
         except NonFiniteError as error:
             saver.wait()
-            raise NonFiniteError(f"step {step + 1}: {error}. {_mend(run)}") from None
+            raise NonFiniteError(f"step {step + 1}: {error}{_where(run, step)}. {_mend(run)}") from None
         seconds = time.perf_counter() - started
 
         done = step + 1
         metrics = {"step": done, "loss": result.loss, "learning_rate": rate}
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
+        if result.z_loss:
+            metrics["z_loss"] = result.z_loss
+        if outliers is not None:
+            metrics["skipped_steps"] = outliers.skipped
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
             metrics |= run.evaluate()
         recorder.record(metrics, seconds, data_wait)
@@ -142,33 +142,44 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
         if done % recipe.checkpoint_every == 0 or done == recipe.steps:
             recorder.flush(durable=True)
             state = {"data": run.data_state(done), "precision": run.precision}
+            if outliers is not None:
+                state["outliers"] = outliers.state()
             saver.save(done, model, optimizer, state, run.attachments, recorder.checkpointed)
+    if recipe.ema_decay:
+        saver.wait()
+        take_average(optimizer)
 
 
 def language_model_loss(
-    model: Trunk | EncoderDecoder, opening_id: int | None = None, ranks: Ranks | None = None
-) -> LossSum:
+    model: Trunk | EncoderDecoder,
+    opening_id: int | None = None,
+    ranks: Ranks | None = None,
+    z_loss: float = 0.0,
+) -> Callable[..., Any]:
     """The summed cross-entropy of a micro-batch, inside `model`'s forward for FSDP's sake.
 
     Args:
         opening_id: the token with which each document of a row begins, if they are not to see each other.
         ranks: how the model is divided. With gradients, the sum is then over this rank's part of each row.
+        z_loss: coefficient of the z-loss; above 0 what is returned is both in one, and the z-loss.
     """
 
-    def loss_sum(*micro_batch: Tensor) -> Tensor:
+    def loss_sum(*micro_batch: Tensor) -> Any:
         *given, targets = micro_batch
         if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
             given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
         else:
             inputs = seeing_themselves(given[0], opening_id)
 
-        def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Tensor:
+        def readout(hidden: Tensor, head_weight: Tensor, head_bias: Tensor | None) -> Any:
             predicted = targets
             if model.config.family == "encoder":  # Most tokens are not masked: their logits are not made.
                 masked = targets != IGNORE
                 hidden, predicted = hidden[masked], targets[masked]
             vocab_size = model.config.vocab_size
-            return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
+            if not z_loss:
+                return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
+            return with_z_loss(hidden, head_weight, predicted, vocab_size, head_bias, coefficient=z_loss)
 
         if model.config.n_experts:
             inputs["row_weights"] = (targets != IGNORE).sum(1)
@@ -177,14 +188,22 @@ def language_model_loss(
     return loss_sum
 
 
-def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer) -> int:
+def _resume(run: TrainingRun, optimizer: torch.optim.Optimizer, outliers: Outliers | None) -> int:
     """Load the newest whole checkpoint, if there is one; returns the number of steps already taken."""
     checkpoint = newest_checkpoint(run.checkpoints, run.mirror) or run.extended()
     if checkpoint is None:
         return 0
     state = load_checkpoint(checkpoint, run.model, optimizer)
     run.check_data_state(state["data"])
+    if outliers is not None and "outliers" in state:  # not if a run is extended that took all steps
+        outliers.load(state["outliers"])
     return int(state["step"])
+
+
+def _where(run: TrainingRun, step: int) -> str:
+    """Which samples the step was to learn from."""
+    count = run.samples_per_step
+    return f", in samples {step * count} to {(step + 1) * count - 1}" if count else ""
 
 
 def _mend(run: TrainingRun) -> str:

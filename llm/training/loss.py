@@ -1,8 +1,11 @@
-"""Next-token cross-entropy that never holds all logits.
+"""Next-token cross-entropy that never holds all logits, and the z-loss beside it.
 
-    loss = Σ_valid logsumexp(h Wᵀ) − (h Wᵀ)[target]
-    d loss / d logits = softmax(h Wᵀ) − onehot(target)
+    log Z = logsumexp(h Wᵀ)
+    cross-entropy = Σ_valid log Z − (h Wᵀ)[target]
+    z-loss = c · Σ_valid (log Z)²                      (PaLM: Chowdhery et al., 2022, arXiv:2204.02311)
+    d (cross-entropy + z-loss) / d logits = (1 + 2c · log Z) · softmax(h Wᵀ) − onehot(target)
 
+The z-loss keeps log Z near 0, which the cross-entropy leaves free to drift: in bf16 large logits are coarse.
 Logits of a few thousand rows exist at a time: gradients are taken in the forward pass, chunk by chunk, and
 only scaled in the backward pass. Matmuls run in the inputs' dtype, the softmax and every sum in fp32.
 (torch's own `linear_cross_entropy` does the same, but on a CPU it multiplies in fp32, 2.5 times slower than
@@ -38,11 +41,32 @@ def summed_cross_entropy(
         vocab_size: ids that may be predicted.
         head_bias: (padded_vocab_size,), added to the logits.
     """
+    return with_z_loss(hidden, head_weight, targets, vocab_size, head_bias, coefficient=0.0)[0]
+
+
+def with_z_loss(
+    hidden: Tensor,
+    head_weight: Tensor,
+    targets: Tensor,
+    vocab_size: int,
+    head_bias: Tensor | None = None,
+    *,
+    coefficient: float,
+) -> tuple[Tensor, Tensor]:
+    """(summed cross-entropy + summed z-loss, the z-loss in it), fp32 scalars; only the sum has a gradient.
+
+    The first five arguments are those of `summed_cross_entropy`.
+    """
     bias = None if head_bias is None else head_bias[:vocab_size]
-    loss: Tensor = _SummedCrossEntropy.apply(
-        hidden.flatten(0, -2), head_weight[:vocab_size], bias, targets.flatten(), torch.is_grad_enabled()
+    sums: tuple[Tensor, Tensor] = _SummedCrossEntropy.apply(
+        hidden.flatten(0, -2),
+        head_weight[:vocab_size],
+        bias,
+        targets.flatten(),
+        coefficient,
+        torch.is_grad_enabled(),
     )
-    return loss
+    return sums
 
 
 def next_token_targets(tokens: Tensor, loss_mask: Tensor | None = None) -> Tensor:
@@ -66,10 +90,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        coefficient: float,
         with_gradient: bool,
-    ) -> Tensor:
-        """hidden (rows, d_model), weight (vocab, d_model), bias (vocab,), targets (rows,) -> fp32 scalar."""
+    ) -> tuple[Tensor, Tensor]:
+        """hidden (rows, d_model), weight (vocab, d_model), bias (vocab,), targets (rows,) -> fp32 scalars."""
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        z_loss = torch.zeros_like(total)
         grad_hidden = torch.empty_like(hidden)
         trained = ctx.needs_input_grad[1]  # A frozen head saves a third of the time and a table of fp32.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
@@ -80,9 +106,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
             valid = (targets[chunk] != IGNORE).unsqueeze(1)
             target = targets[chunk].unsqueeze(1).where(valid, 0)
             total += (log_normaliser - logits.gather(1, target)).where(valid, 0).sum()
+            if coefficient:
+                z_loss += coefficient * log_normaliser.square().where(valid, 0).sum()
             if not with_gradient:
                 continue
             grad_logits = logits.sub_(log_normaliser).exp_()
+            if coefficient:
+                grad_logits.mul_(1 + 2 * coefficient * log_normaliser)
             grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
             grad_logits = grad_logits.mul_(valid)
             if grad_bias is not None:
@@ -93,18 +123,19 @@ class _SummedCrossEntropy(torch.autograd.Function):
                 grad_weight += grad_logits.T @ hidden[chunk]
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
-        return total
+        ctx.mark_non_differentiable(z_loss)
+        return total + z_loss, z_loss
 
     @staticmethod
     def backward(  # type: ignore[override]
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        ctx: Any, grad: Tensor, _: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
         if grad_bias is not None:
             grad_bias = (grad_bias * grad).to(ctx.weight_dtype)
-        return grad_hidden * grad, grad_weight, grad_bias, None, None
+        return grad_hidden * grad, grad_weight, grad_bias, None, None, None
 
 
 def _chunks(rows: int, vocab: int) -> list[slice]:

@@ -1,10 +1,33 @@
-"""AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with weight decay on matrices only."""
+"""Which optimizer moves which parameter: AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101), with weight
+decay on matrices only; or Muon for the matrices of the blocks and AdamW for the rest.
+"""
 
 import torch
 from torch import nn
 
+from llm.models.config import ModelConfig
+from llm.training.muon import MOMENTUM, MuonWithAdamW, Rows
+from llm.training.precision import Precision
+from llm.training.recipe import Recipe
+
 SCALE = "learning_rate_scale"
 """Key of a parameter group: what its learning rate is multiplied by."""
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe, precision: Precision) -> torch.optim.Optimizer:
+    """The optimizer that a recipe asks for. Muon multiplies in what the model does."""
+    optimizer = adamw(
+        model,
+        recipe.peak_learning_rate,
+        recipe.weight_decay,
+        recipe.betas,
+        embedding_scale=recipe.embedding_scale,
+        head_scale=recipe.head_scale,
+    )
+    if recipe.algorithm == "adamw":
+        return optimizer
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return with_muon(optimizer, model, recipe.muon_momentum, dtype)
 
 
 def adamw(
@@ -42,6 +65,62 @@ def adamw(
         eps=eps,
         fused=True,
     )
+
+
+def with_muon(
+    optimizer: torch.optim.AdamW, model: nn.Module, momentum: float, dtype: torch.dtype
+) -> MuonWithAdamW:
+    """Take the matrices of the blocks out of `optimizer`, an `adamw` of `model`, and give them to Muon.
+
+    Embedding tables, heads, norms and biases stay with AdamW: a table is a list of vectors, of which a batch
+    touches few, and the other two are no matrices (Jordan et al., 2024).
+
+    Args:
+        momentum: of Muon.
+        dtype: what Muon multiplies in.
+    """
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    rows: dict[torch.Tensor, Rows] = {
+        parameter: matrices_of(name, parameter.shape, config)
+        for name, parameter in model.named_parameters()
+        if is_hidden_matrix(name, parameter)
+    }
+    muon = []
+    for group in optimizer.param_groups:
+        hidden = [parameter for parameter in group["params"] if parameter in rows]
+        if hidden:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in rows]
+            muon.append({"params": hidden} | {key: group[key] for key in ("lr", "weight_decay", SCALE)})
+    return MuonWithAdamW(muon, rows, optimizer, momentum, dtype)
+
+
+def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter is a matrix of a block. Stacks of matrices, of more dimensions, are not."""
+    return parameter.ndim == 2 and "blocks." in name
+
+
+def matrices_of(name: str, shape: torch.Size, config: ModelConfig) -> Rows:
+    """Rows of each of the matrices that a block keeps in one parameter, from top to bottom."""
+    kind = name.removesuffix(".weight").rpartition(".")[2]
+    if kind == "qkv":
+        kv = config.n_kv_heads * config.head_dim
+        return (config.n_heads * config.head_dim, kv, kv)
+    if kind in ("kv", "gate_up"):
+        return (shape[0] // 2, shape[0] // 2)
+    return (shape[0],)
+
+
+def begin_state(optimizer: torch.optim.Optimizer) -> None:
+    """Make the state of all parameters that have none yet, as the first step would: to be loaded into."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            if not state and "betas" in group:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+            elif not state:
+                state[MOMENTUM] = torch.zeros_like(parameter)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

@@ -1,8 +1,12 @@
 """The numbers of a training run, as plain frozen data."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from llm.training.schedule import Decay
+from llm.training.schedule import Decay, DecayShape, learning_rate
+
+Algorithm = Literal["adamw", "muon"]
+Activations = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
@@ -33,5 +37,33 @@ class Recipe:
     """Checkpoints at multiples of so many steps are kept beside the newest; 0 for none."""
     checkpoint_async: bool = True
     """Whether training goes on while a checkpoint is written, at the price of a copy in CPU memory."""
+    decay_fraction: float = 0.2
+    """Share of the steps, the last, in which the rate of "wsd" falls,"""
+    decay_shape: DecayShape = "1-sqrt"
+    """and how."""
+    algorithm: Algorithm = "adamw"
+    """What moves the matrices of the blocks; AdamW moves all else."""
+    muon_momentum: float = 0.95
+    ema_decay: float = 0.0
+    """Of a moving average of the weights, which are replaced by it at the end; 0 for none."""
+    outlier_sigmas: float = 0.0
+    """Standard deviations above the last steps' mean loss or gradient norm from which on a step is not taken;
+    0 to take all.
+    """
     compile: bool = False
     """Whether to compile each block (needs a C++ compiler on a CPU)."""
+    activation_checkpointing: Activations = "none"
+    """What each block does not keep for the backward pass but computes again."""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step` (0-based)."""
+        return learning_rate(
+            step,
+            self.steps,
+            self.warmup_steps,
+            self.peak_learning_rate,
+            self.minimum_learning_rate,
+            self.decay,
+            self.decay_fraction,
+            self.decay_shape,
+        )

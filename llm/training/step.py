@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from llm.training.loss import IGNORE
 from llm.training.optimizer import set_learning_rate
+from llm.training.outliers import Outliers
 from llm.training.parallel.norm import scale_down, total_norm
 
 MicroBatch = tuple[Tensor, ...]
@@ -19,13 +20,15 @@ MicroBatch = tuple[Tensor, ...]
 `IGNORE` where nothing is predicted. Of a decoder or an encoder: tokens and targets, of one shape.
 """
 
-LossSum = Callable[..., Tensor]
-"""The tensors of a micro-batch -> its summed loss, a scalar with a gradient."""
+LossSum = Callable[..., Tensor | tuple[Tensor, Tensor]]
+"""The tensors of a micro-batch -> its summed loss, a scalar with a gradient; or that and the z-loss that is
+in it, a scalar without one.
+"""
 
 
 Backward = Callable[[Sequence[MicroBatch], int], Tensor]
-"""(micro-batches, valid tokens of the global batch) -> the summed loss of those of this rank. Adds the
-gradient of it divided by the tokens.
+"""(micro-batches, valid tokens of the global batch) -> (2,): the summed loss of those of this rank, and the
+z-loss that is in it. Adds the gradient of the first divided by the tokens.
 """
 
 
@@ -34,11 +37,15 @@ class StepResult:
     """What a step did; equal on every rank."""
 
     loss: float
-    """Mean loss per valid token of the global batch, in nats."""
+    """Mean loss per valid token of the global batch, in nats, without the z-loss."""
+    z_loss: float
+    """Mean z-loss per valid token; 0 where there is none."""
     grad_norm: float
     """Global norm of the gradient before clipping."""
     tokens: int
     """Valid tokens in the global batch."""
+    taken: bool
+    """Whether the weights have moved: not if the step was an outlier."""
 
 
 class NonFiniteError(RuntimeError):
@@ -56,13 +63,14 @@ def train_step(
     clip_norm: float,
     copies: int = 1,
     backward: Backward | None = None,
+    outliers: Outliers | None = None,
 ) -> StepResult:
-    """Take one step with this rank's share of the global batch.
+    """Take one step with this rank's share of the global batch, unless it is one of the `outliers`.
 
         gradient = Σ_ranks Σ_micro-batches ∇ loss_sum / (valid tokens of the global batch)
 
     The divisor is global, so that neither padding nor the split over ranks and micro-batches changes the
-    result (a mean of means would).
+    result (a mean of means would). The gradient is clipped to a global norm of `clip_norm`, 0 for never.
 
     Args:
         copies: ranks that are given the same rows, of which each makes a part of the loss.
@@ -77,45 +85,38 @@ def train_step(
     if tokens == 0:
         raise ValueError("no token of the batch is to be predicted: every target is masked")
 
-    total = (backward or partial(_one_by_one, model, loss_sum))(micro_batches, tokens)
-    mean_loss = _sum_over_ranks(total.double()).item() / tokens
+    totals = (backward or partial(_one_by_one, model, loss_sum))(micro_batches, tokens)
+    mean, mean_z_loss = (_sum_over_ranks(totals.double()) / tokens).tolist()
 
-    if not math.isfinite(mean_loss):
+    if not math.isfinite(mean):
         optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteError(f"the loss is {mean_loss}")
-    grad_norm = apply_gradients(model, optimizer, learning_rate, clip_norm)
-    return StepResult(mean_loss, grad_norm, tokens)
+        raise NonFiniteError(f"the loss is {mean}")
+    mean -= mean_z_loss
+    grad_norm = clip_gradients(model, clip_norm)
+    taken = outliers is None or not outliers.is_outlier(mean, grad_norm)
+    if taken:
+        set_learning_rate(optimizer, learning_rate)
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(mean, mean_z_loss, grad_norm, tokens, taken)
 
 
 def _one_by_one(
     model: nn.Module, loss_sum: LossSum, micro_batches: Sequence[MicroBatch], tokens: int
 ) -> Tensor:
-    """Backward passes through every micro-batch; returns the sum of their losses, in fp64."""
-    total = torch.zeros((), dtype=torch.float64, device=micro_batches[0][0].device)
+    """Backward passes through every micro-batch; returns the sums of their losses, (2,) fp64."""
+    totals = torch.zeros(2, dtype=torch.float64, device=micro_batches[0][0].device)
     for index, micro_batch in enumerate(micro_batches):
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(index == len(micro_batches) - 1)
-        loss = loss_sum(*micro_batch)
+        loss, z_loss = _with_z_loss(loss_sum(*micro_batch))
         (loss / tokens).backward()
-        total += loss.detach()
-    return total
+        totals += torch.stack((loss.detach(), z_loss))
+    return totals
 
 
-def apply_gradients(
-    model: nn.Module, optimizer: torch.optim.Optimizer, learning_rate: float, clip_norm: float
-) -> float:
-    """Clip the accumulated gradients by their global norm, let the optimizer step, and clear them.
-
-    Returns the norm before clipping; `clip_norm` 0 clips nothing.
-
-    Raises:
-        NonFiniteError: the norm is NaN or infinite; the weights have not moved.
-    """
-    grad_norm = clip_gradients(model, clip_norm)
-    set_learning_rate(optimizer, learning_rate)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return grad_norm
+def _with_z_loss(loss: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return loss if isinstance(loss, tuple) else (loss, torch.zeros_like(loss))
 
 
 def clip_gradients(model: nn.Module, clip_norm: float) -> float:

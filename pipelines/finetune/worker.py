@@ -65,10 +65,15 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
                 micro_batches=micro_batches,
+                samples_per_step=config.global_batch,
                 data_state=lambda steps: {"examples_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
-                loss_sum=language_model_loss(model, tokenizer.bos_id if config.packing else None),
+                loss_sum=language_model_loss(
+                    model,
+                    tokenizer.bos_id if config.packing else None,
+                    z_loss=config.optimizer.z_loss,
+                ),
                 attachments=job.attachments,
                 watcher=Watcher(
                     job, device, precision, training_flops_per_token(job.model, config.max_seq_len)

@@ -10,7 +10,7 @@ from llm.tokenizer.special import ADDED_PIECES, SENTINELS
 from llm.training.parallel.layout import LayoutError
 from pipelines.parallel_config import ParallelConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
-from pipelines.stage_config import Frozen, How
+from pipelines.stage_config import Frozen, How, Later
 from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class PretrainConfig(TrainingConfig):
     is made from is longer then, by what the decoder has to fill in.
     """
     objective: ObjectiveOptions = ObjectiveOptions()
-    document_mask: bool = False
+    document_mask: Later[bool] = False
     """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
     arXiv:2402.13991). Attention then has a mask, which costs time. Decoders only.
     """
@@ -109,9 +109,6 @@ class PretrainConfig(TrainingConfig):
         shape = self.model.shape(vocab_size=1).model_dump(mode="json", exclude_defaults=True)
         del shape["vocab_size"]  # the tokenizer's
         what = super().what() | {"model": shape} | self.sources.what()
-        # Models that were made before these could be chosen keep their versions.
-        if not self.document_mask:
-            del what["document_mask"]
         objective = what.pop("objective")
         read = _OBJECTIVE_OPTIONS[self.family]
         return what | ({"objective": {name: objective[name] for name in read}} if read else {})
@@ -204,6 +201,12 @@ class PretrainConfig(TrainingConfig):
         return self
 
     def _check_parallel(self, shape: ModelConfig) -> None:
+        if self.parallel.tensor > 1 and (self.optimizer.algorithm == "muon" or self.float8):
+            other = "optimizer.algorithm=muon" if self.optimizer.algorithm == "muon" else "float8"
+            raise ValueError(
+                f"parallel.tensor={self.parallel.tensor} divides matrices that {other} needs whole: use "
+                "one or the other"
+            )
         if not isinstance(self.workers, int) and self.parallel != ParallelConfig():
             raise ValueError(
                 f"workers={self.workers}: a run that shrinks and grows is only sharded; give one number of "

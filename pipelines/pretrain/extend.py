@@ -8,6 +8,8 @@ from cluster.errors import UserError
 from pipelines.pretrain.config import PretrainConfig
 
 _MAY_DIFFER = ("steps", "optimizer")
+_MUST_AGREE = ("optimizer.algorithm", "optimizer.ema_decay")
+"""But these, by which it is decided what the optimizer's state consists of."""
 
 
 def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: dict[str, Artifact]) -> Artifact:
@@ -36,10 +38,11 @@ def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: dict[str,
                 f"{flag}: {model.ref} was trained on {learned_from['ref']}, not on {mine.ref}; give --tokens "
                 f"{learned_from['ref'].removeprefix('tokens/')} in its place"
             )
-    for name, mine, its in _differences(_flat(asked), _flat(done)):
+    for name, wanted, its in _differences(_flat(asked), _flat(done)):
+        except_for = f", but for {name}" if name in _MUST_AGREE else ""
         raise UserError(
-            f"{flag}: {model.ref} was trained with {name} {its}, not {mine}; "
-            f"only {' and '.join(_MAY_DIFFER)} may differ"
+            f"{flag}: {model.ref} was trained with {name} {its}, not {wanted}; "
+            f"only {' and '.join(_MAY_DIFFER)} may differ{except_for}"
         )
     if config.steps <= done["steps"]:
         raise UserError(
@@ -56,9 +59,9 @@ def finished_run(config: PretrainConfig, store: ArtifactStore, tokens: dict[str,
 def _differences(asked: dict[str, Any], done: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """(name, value asked for, value there) of each setting that may not differ and does."""
     return [
-        (name, asked.get(name), done.get(name))
+        (name, asked.get(name, "at its default"), done.get(name, "at its default"))
         for name in [*asked, *(name for name in done if name not in asked)]
-        if asked.get(name) != done.get(name) and not name.startswith(_MAY_DIFFER)
+        if asked.get(name) != done.get(name) and (name in _MUST_AGREE or not name.startswith(_MAY_DIFFER))
     ]
 
 

@@ -34,4 +34,8 @@ class RewardConfig(TrainingConfig):
                 f"optimizer.head_scale={self.optimizer.head_scale}: a reward model has no vocabulary head; "
                 "use optimizer.learning_rate"
             )
+        if self.optimizer.z_loss:
+            raise ValueError(
+                f"optimizer.z_loss={self.optimizer.z_loss}: a reward model has no vocabulary; leave it out"
+            )
         return self

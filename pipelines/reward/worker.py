@@ -8,6 +8,7 @@ import torch.distributed as dist
 from cluster.artifacts.folder import FileEntry
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import build, load_state, save_model
+from llm.training.float8 import use_float8
 from llm.training.loop import TrainingRun, train
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.weights import gather_weights, scatter_weights
@@ -49,6 +50,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
                 folder=job.workspace.path,
                 mirror=mirror_of(job.workspace, LOGS),
                 micro_batches=micro_batches,
+                samples_per_step=config.global_batch,
                 data_state=lambda steps: {"rankings_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes rankings, seed and batch.
                 evaluate=lambda: measure(model, heldout, config.micro_batch, device, "heldout"),
@@ -84,6 +86,8 @@ def scalar_model(job: TrainingJob, device: torch.device, precision: Precision) -
     whole.load_trunk(load_state(job.inputs["model"].fetch(WEIGHTS)))
     model = build(job.model, "scalar")
     assert isinstance(model, DecoderWithScalar)
+    if job.config.float8:
+        use_float8(model, device)
     shard(model, data_mesh(device), precision)
     model.to_empty(device=device)
     scatter_weights(model, whole.state_dict())

@@ -77,8 +77,8 @@ class Pipeline:
         self._tokens = 1
 
     def backward(self, micro_batches: Sequence[tuple[Tensor, Tensor]], tokens: int) -> Tensor:
-        """Add the gradient of Σ loss / tokens to this stage's parameters; returns the summed loss, which is 0
-        on all stages but the last.
+        """Add the gradient of Σ loss / tokens to this stage's parameters; returns (2,): the summed loss,
+        which is 0 on all stages but the last, and 0.
 
         micro_batches: equally long ones, at least as many as stages; the same on all stages.
 
@@ -101,8 +101,9 @@ class Pipeline:
             *first, tokens=rows, targets=targets, target=targets, losses=losses, return_outputs=False
         )
         if not losses:
-            return torch.zeros((), device=rows.device)
-        return torch.stack(losses).sum().detach() * tokens
+            return torch.zeros(2, device=rows.device)
+        total = torch.stack(losses).sum().detach() * tokens
+        return torch.stack((total, torch.zeros_like(total)))
 
     def _mean(self, loss: Tensor, _: Tensor) -> Tensor:
         return loss.sum() / self._tokens

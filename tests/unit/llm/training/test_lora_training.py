@@ -14,7 +14,8 @@ from llm.training.checkpoint_files import SafeReader
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
-from llm.training.parallel import data_mesh, gather_weights, scatter_weights, shard
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.recipe import Recipe
 from llm.training.step import train_step
 from tests.unit.ranks import in_turn

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from llm.training import loss as loss_module
-from llm.training.loss import IGNORE, next_token_targets, summed_cross_entropy
+from llm.training.loss import IGNORE, next_token_targets, summed_cross_entropy, with_z_loss
 
 VOCAB, PADDED, WIDTH = 50, 64, 16
 
@@ -45,6 +45,29 @@ def test_loss_and_gradients_equal_full_logits(inputs, rows_at_a_time, monkeypatc
     below = hidden.float().requires_grad_()
     (summed_cross_entropy(below, weight.float(), targets, VOCAB) * 0.25).backward()
     assert torch.equal(below.grad, ours[0].grad), "a frozen head passes the same on"
+
+
+@pytest.mark.parametrize("rows_at_a_time", [4, 1000])
+@pytest.mark.parametrize("biased", [False, True])
+def test_z_loss_and_its_gradients_equal_full_logits(inputs, rows_at_a_time, biased, monkeypatch):
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", rows_at_a_time * VOCAB)
+    hidden, weight, targets = inputs
+    bias = torch.randn(PADDED, dtype=torch.float64) if biased else None
+    exact = [t.clone().requires_grad_() for t in (hidden, weight, bias) if t is not None]
+    logits = F.linear(exact[0], exact[1][:VOCAB], exact[2][:VOCAB] if biased else None)
+    penalty = 0.1 * (logits.logsumexp(-1) ** 2)[targets != IGNORE].sum()
+    flat = logits.flatten(0, 1)
+    expected = F.cross_entropy(flat, targets.flatten(), reduction="sum", ignore_index=IGNORE) + penalty
+    (expected * 0.25).backward()
+
+    ours = [each.detach().float().requires_grad_() for each in exact]
+    total, z_loss = with_z_loss(ours[0], ours[1], targets, VOCAB, *ours[2:], coefficient=0.1)
+    (total * 0.25).backward()
+    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(z_loss.double(), penalty, rtol=1e-6, atol=0)
+    assert not z_loss.requires_grad, "it is in the total already"
+    for one, other in zip(ours, exact, strict=True):
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_sums_in_fp32():

@@ -66,6 +66,9 @@ from pipelines.pretrain.config import PretrainConfig
             "seq_len=100 is not divisible by 2 · context=8: .* make it 96 or 104",
         ),
         ({"optimizer": {"learning_rate": 1e-4}}, "min_learning_rate=0.0003 is above learning_rate=0.0001"),
+        ({"optimizer": {"decay_shape": "linear"}}, "decay_shape=linear is an option of decay=wsd"),
+        ({"optimizer": {"muon_momentum": 0.9}}, "muon_momentum=0.9 is an option of algorithm=muon"),
+        ({"float8": True, "precision": "fp32"}, "leave out --precision fp32"),
     ],
 )
 def test_impossible_values_are_refused_with_the_mend(fields, message):
@@ -79,6 +82,26 @@ def test_how_is_not_hashed_and_what_is():
     assert PretrainConfig(**how).what() == base.what()
     for what in ({"steps": 7}, {"seed": 1}, {"precision": "fp32"}, {"optimizer": {"weight_decay": 0.2}}):
         assert PretrainConfig(**what).what() != base.what()
+
+
+def test_options_that_came_later_change_no_version_until_they_are_used():
+    base = PretrainConfig()
+    assert set(base.what()["optimizer"]) == {
+        *("learning_rate", "min_learning_rate", "warmup_steps", "decay", "embedding_scale", "head_scale"),
+        *("weight_decay", "beta1", "beta2", "clip_norm"),
+    }
+    for option in (
+        {"algorithm": "muon"},
+        {"decay": "wsd", "decay_fraction": 0.1},
+        {"z_loss": 1e-4},
+        {"outlier_sigmas": 6},
+        {"ema_decay": 0.999},
+    ):
+        what = PretrainConfig(optimizer=option).what()
+        assert what["optimizer"] == base.what()["optimizer"] | option
+    assert PretrainConfig(float8=True).what() == base.what() | {"float8": True}
+    how = {"activation_checkpointing": "full", "deterministic": True, "compile": True}
+    assert PretrainConfig(**how).what() == base.what()
 
 
 def test_a_model_is_what_its_shape_says_and_not_what_it_is_called():

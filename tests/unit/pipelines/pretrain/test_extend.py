@@ -43,7 +43,8 @@ def base(store, tokens):
 
 def test_more_steps_and_another_optimizer_extend_it(store, tokens, base):
     assert finished_run(config(), store, {"tokens": tokens}).ref == base.ref
-    longer = config(optimizer={"learning_rate": 1e-2, "decay": "linear"}, workers=2, micro_batch=1)
+    other = {"learning_rate": 1e-2, "decay": "wsd", "decay_fraction": 0.5, "outlier_sigmas": 6}
+    longer = config(optimizer=other, workers=2, micro_batch=1)
     assert finished_run(longer, store, {"tokens": tokens}).ref == base.ref
 
 
@@ -56,6 +57,8 @@ def test_more_steps_and_another_optimizer_extend_it(store, tokens, base):
         ({"global_batch": 8}, "global_batch 16, not 8"),
         ({"seed": 1}, "seed 0, not 1"),
         ({"precision": "fp32"}, "precision auto, not fp32"),
+        ({"optimizer": {"algorithm": "muon"}}, "optimizer.algorithm at its default, not muon; .*, but for"),
+        ({"optimizer": {"ema_decay": 0.9}}, "optimizer.ema_decay at its default, not 0.9"),
         ({"steps": 40}, "--steps 40 in all, and .* has 40 already"),
         ({"steps": 20}, "--steps 20 in all, and .* has 40 already"),
     ],
