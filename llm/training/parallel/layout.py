@@ -99,6 +99,11 @@ class ParallelLayout:
 
     def check_model(self, config: ModelConfig, seq_len: int) -> None:
         """Raises LayoutError unless a model of this shape can be divided so, in rows of `seq_len` tokens."""
+        if config.n_experts and self.copies > 1:
+            raise LayoutError(
+                f"n_experts={config.n_experts}: a router's losses belong to whole rows and blocks, which "
+                f"tensor={self.tensor}, context={self.context} and pipeline={self.pipeline} divide; use shard"
+            )
         if self.tensor > 1:
             self._check_tensor(config, seq_len)
         if self.context > 1:
@@ -113,10 +118,6 @@ class ParallelLayout:
             raise LayoutError(
                 f"tensor={self.tensor}: position={config.position} has a bias for every head, which is not "
                 "divided; use shard"
-            )
-        if config.n_experts:
-            raise LayoutError(
-                f"tensor={self.tensor}: n_experts={config.n_experts} are not divided; use shard"
             )
         for name, value in (("n_kv_heads", config.n_kv_heads), ("d_ff", config.d_ff)):
             if value % self.tensor:
