@@ -99,6 +99,11 @@ class ParallelLayout:
 
     def check_model(self, config: ModelConfig, seq_len: int) -> None:
         """Raises LayoutError unless a model of this shape can be divided so, in rows of `seq_len` tokens."""
+        if config.n_experts and (self.context > 1 or self.pipeline > 1):
+            raise LayoutError(
+                f"context={self.context}, pipeline={self.pipeline}: the loss that balances n_experts="
+                f"{config.n_experts} is one of whole rows and of all blocks; use shard"
+            )
         if self.tensor > 1:
             self._check_tensor(config, seq_len)
         if self.context > 1:
