@@ -11,7 +11,7 @@ from llm.training.step import MicroBatch
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_worker import my_share
 
-_STEPS_AHEAD = 3
+STEPS_AHEAD = 3
 
 
 def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
@@ -45,7 +45,7 @@ class GlobalBatches:
         first, count, missing = my_share(config.global_batch, config.parallel)
         start = step * config.global_batch + first
         samples = loader.batch(start, count)
-        for ahead in range(1, min(_STEPS_AHEAD, config.steps - step - 1) + 1):
+        for ahead in range(1, min(STEPS_AHEAD, config.steps - step - 1) + 1):
             loader.expect(start + ahead * config.global_batch, count)
         *given, targets = self._objective(samples, start)
         tensors = [_lengthened(each, missing, loader.shards.eos_id) for each in given]
