@@ -1,8 +1,8 @@
 """What low-rank adapters are asked for, as plain, frozen data. Imports neither torch nor ray."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LoraConfig(BaseModel):
@@ -16,6 +16,14 @@ class LoraConfig(BaseModel):
     """What an adapter adds is multiplied by alpha / rank."""
     targets: Literal["attention", "mlp", "attention,mlp"] = "attention,mlp"
     """Layers whose matrices have adapters."""
+
+    @model_validator(mode="after")
+    def _there_are_adapters_to_describe(self) -> Self:
+        described = self.model_dump(exclude_defaults=True)
+        if described and not self.rank:
+            named = ", ".join(f"{name}={value}" for name, value in described.items())
+            raise ValueError(f"{named}: without a rank there are no adapters; give rank too, such as 16")
+        return self
 
     @property
     def scale(self) -> float:
