@@ -47,7 +47,8 @@ def convert(model: nn.Module, emulate: bool = False) -> None:
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
     def fits(module: nn.Module, name: str) -> bool:
-        return not any(size % _MULTIPLE for parameter in module.parameters() for size in parameter.shape)
+        plain = type(module) is nn.Linear  # not one with an adapter, which would be lost
+        return plain and not any(size % _MULTIPLE for size in module.weight.shape)
 
     blocks = list(model.blocks)  # type: ignore[arg-type]
     if not any(

@@ -95,7 +95,7 @@ def with_muon(
 
 
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter is a matrix of a block. Stacks of matrices, of more dimensions, are not."""
+    """Whether a parameter is a matrix of a block. Stacks of matrices, as experts are, are not."""
     return parameter.ndim == 2 and "blocks." in name
 
 

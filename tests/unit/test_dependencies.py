@@ -8,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("llm", "cluster", "pipelines")
+OPTIONAL = ("float8",)
+"""Extras whose packages are imported only where somebody asks for what they do."""
 NAMES = {"yaml": "pyyaml"}
 """Packages that are imported under another name than they are installed by."""
 PARTS = {
@@ -41,7 +43,8 @@ def imported() -> dict[str, str]:
 
 def test_every_package_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[\[<>=!~; ]", line)[0].lower() for line in project["dependencies"]}
+    extras = [line for extra in OPTIONAL for line in project["optional-dependencies"][extra]]
+    declared = {re.split(r"[\[<>=!~; ]", line)[0].lower() for line in [*project["dependencies"], *extras]}
     known = {*sys.stdlib_module_names, *OURS}
     missing = {
         package: file
