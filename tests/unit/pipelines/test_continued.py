@@ -83,7 +83,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Arti
     configs = {
         "corpus": CorpusConfig(**options, paths=(str(texts),), min_chars=10, heldout_fraction=0.3),
         "tokenizer": TokenizerConfig(**options, corpus="a", vocab_size=300),
-        "tokens": TokensConfig(**options, corpus="a", tokenizer="a"),
+        "tokens": TokensConfig(**options, corpus="a", tokenizer="a", workers=1),
         "preferences": PreferencesConfig(**options, responses=2, heldout_fraction=0.4),
     }
     modules = {

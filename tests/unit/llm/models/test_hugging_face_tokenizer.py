@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from llm.models.hugging_face.tokenizer import CHAT_TEMPLATE, export_tokenizer
+from llm.models.hugging_face.tokenizer import CHAT_TEMPLATE, Added, export_tokenizer
 from llm.tokenizer.chat import encode_prompt
 from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import ADDED_PIECES, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES, mask_id, sentinel_id
@@ -124,7 +124,7 @@ def test_pieces_that_a_model_adds_have_its_ids(
     """A text with holes, written as users of T5 and BERT write it, is what such a model was trained on."""
     ours, _ = both(model_type, "lossless")
     added = ADDED_PIECES[family]
-    export_tokenizer(ours.model, tmp_path, IDS, 64, added)
+    export_tokenizer(ours.model, tmp_path, IDS, 64, Added(len(ours) + len(added), added))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": architecture}))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == len(ours) + len(added)
