@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from llm.models.decoder import Decoder
-from llm.models.presets import model_config
 from llm.training import outliers
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.ema import average_weights
@@ -14,26 +13,18 @@ from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import next_token_targets
 from llm.training.metrics_log import read_records
 from llm.training.optimizer import make_optimizer
-from llm.training.recipe import Recipe
 from llm.training.step import NonFiniteError
+from tests.unit.llm.training.checkpointed_run import CONFIG, RECIPE
 
-CONFIG = model_config("tiny-100k", vocab_size=64, d_model=32, n_layers=1, d_ff=48)
-PLAIN = Recipe(
-    steps=12,
-    peak_learning_rate=1e-2,
-    minimum_learning_rate=1e-3,
+PLAIN = dataclasses.replace(
+    RECIPE,
     warmup_steps=2,
     decay="wsd",
+    decay_fraction=0.5,
     embedding_scale=1.0,
     head_scale=1.0,
-    weight_decay=0.1,
-    betas=(0.9, 0.95),
-    clip_norm=1.0,
     evaluate_every=0,
-    checkpoint_every=4,
     keep_checkpoints=9,
-    flush_every=3,
-    decay_fraction=0.5,
 )
 EVERYTHING = dataclasses.replace(
     PLAIN, algorithm="muon", ema_decay=0.8, outlier_sigmas=50.0, activation_checkpointing="selective"

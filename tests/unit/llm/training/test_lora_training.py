@@ -1,5 +1,7 @@
 """Adapters learn the same on one process and on two, in one go and with a stop; only they are kept."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -16,8 +18,8 @@ from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.weights import gather_weights, scatter_weights
-from llm.training.recipe import Recipe
 from llm.training.step import train_step
+from tests.unit.llm.training.checkpointed_run import RECIPE
 from tests.unit.ranks import in_turn
 
 CONFIG = model_config("tiny-100k", vocab_size=100, d_model=32, d_ff=48, n_kv_heads=2, n_heads=4)
@@ -96,21 +98,17 @@ def a_run(folder, stop_at=None) -> TrainingRun:
             raise Killed
         return [batch(step)]
 
-    recipe = Recipe(
+    recipe = dataclasses.replace(
+        RECIPE,
         steps=STEPS,
-        peak_learning_rate=1e-2,
         minimum_learning_rate=0.0,
         warmup_steps=2,
         decay="cosine",
         embedding_scale=1.0,
         head_scale=1.0,
-        weight_decay=0.1,
-        betas=(0.9, 0.95),
-        clip_norm=1.0,
         evaluate_every=0,
         checkpoint_every=3,
         keep_checkpoints=1,
-        flush_every=3,
     )
     return TrainingRun(
         model=new_model(),
