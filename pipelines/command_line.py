@@ -65,7 +65,7 @@ def _run_tyro(config_class: type[_Config], command: str, arguments: list[str], d
 
 def _one_line(boxed: str) -> str:
     """The words of a boxed, wrapped error message on one line, without pydantic's addresses."""
-    lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in boxed.splitlines()]
+    lines = [re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", line).strip() for line in boxed.splitlines()]
     text = " ".join(line for line in lines if line and not line.startswith("For full helptext"))
     text = re.sub(r"For further information visit \S+", "", text)
     text = re.sub(r"For full helptext, (run|see) .*", "", text)
@@ -73,6 +73,8 @@ def _one_line(boxed: str) -> str:
     text = re.sub(r"Argument helptext: .*", "", text)
     text = re.sub(r"^Required options Missing from .+?: (.+?) \(required\).*", r"missing \1", text)
     text = re.sub(r"Error parsing \w+: \d+ validation errors? for \w+", "", text)
+    # Validators of ours name the value themselves.
+    text = re.sub(r"Value error, (.*?)\s*\[type=value_error, .+?, input_type=\w+\]", r"\1", text)
     text = re.sub(r"\[type=\w+, input_value=(.+?), input_type=\w+\]", r"(got \1)", text)
     for title in (
         "Unrecognized options",

@@ -32,7 +32,7 @@ def find_directory(given: str) -> Path:
     if not directory.is_dir():
         raise UserError(
             f"{given}: there is no such folder here; fetch a model first, as with "
-            f"`hf download {given} --local-dir DIR`"
+            "`hf download OWNER/MODEL --local-dir DIR`"
         )
     if not (directory / CONFIGS[0]).is_file():
         raise UserError(f"{given}: there is no {CONFIGS[0]} in it; give the folder with the model's files")

@@ -48,6 +48,7 @@ def test_how_is_not_part_of_what() -> None:
         (["--config", "nofile.yaml"], "nofile.yaml"),
         (["--config"], "needs a file name"),
         (["--optimizer.min-learning-rate", "9"], "min_learning_rate=9"),
+        (["--document-mask", "--model.preset", "bert-base"], "bert-base is none; see"),
         (["--tokens", "absent"], "no tokens/absent"),
     ],
 )
@@ -59,6 +60,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert error.startswith("manta: error: ")
     assert error.count("\n") == 1
     assert words in error
+    assert "Value error" not in error
 
 
 @pytest.mark.parametrize(
