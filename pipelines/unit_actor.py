@@ -1,4 +1,4 @@
-"""The worker's side of the unit runner: one unit at a time, committed to the ledger from where it ran."""
+"""The worker's side of the unit runner: each unit is committed to the ledger from where it ran."""
 
 import json
 import resource
@@ -24,7 +24,10 @@ class UnitWorker(Protocol):
     """What a stage brings: constructed once per actor."""
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
-        """Do the work and return the unit's record. Doing it again must write the same bytes."""
+        """Do the work and return the unit's record. Doing it again must write the same bytes.
+
+        Called for one unit at a time, unless the stage has asked for more (`run_units`' `at_once`).
+        """
         ...
 
 

@@ -34,8 +34,8 @@ from pipelines.unit_meter import UnitMeter
 MAX_ATTEMPTS = 3
 
 _NAMED_FAILURES = 3
-_IN_FLIGHT = 2
-"""Units that an actor has: one that it works on, and the next. Ray Data takes up to 0.2 s to send one."""
+_WAITING = 1
+"""Units that an actor has beside those that it works on. Ray Data takes up to 0.2 s to send one."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,12 @@ def run_units(
     draft: Draft,
     config: UnitsConfig,
     title: str,
+    at_once: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Run the units that the draft's ledger lacks, on a pool of actors of one CPU each; Ray must be running.
+
+    at_once: units that each actor works on, each in a thread of its own: `worker.run` must allow that. Those
+    of an actor that died are tried again one at a time, to tell which it was.
 
     Returns the records of the units that were done, by unit id in the order of `units`.
 
@@ -65,7 +69,7 @@ def run_units(
     """
     ledger = draft.ledger
     done = ledger.done()
-    run = _Run(draft, worker, worker_options, config)
+    run = _Run(draft, worker, worker_options, config, at_once)
     missing_at_first = {unit.id: unit.payload for unit in units if unit.id not in done}
     with (
         stage_progress(title, total=len(units)) as progress,
@@ -101,9 +105,15 @@ class _Run:
     """Passes over units until all are done or given up."""
 
     def __init__(
-        self, draft: Draft, worker: type[UnitWorker], options: dict[str, Any], config: UnitsConfig
+        self,
+        draft: Draft,
+        worker: type[UnitWorker],
+        options: dict[str, Any],
+        config: UnitsConfig,
+        at_once: int,
     ) -> None:
         self._draft, self._worker, self._options, self._config = draft, worker, options, config
+        self._at_once = at_once
         self._attempts: Counter[str] = Counter()
         self._given_up: set[str] = set()
         self._errors: dict[str, str] = {}
@@ -153,13 +163,19 @@ class _Run:
         rows = ray.data.from_items(items, override_num_blocks=len(items))
         memory = int(self._config.memory_per_worker * 2**30)
         size = min(_most_workers(self._config, memory), len(units))
+        at_once = 1 if isolate else self._at_once
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # there is no other way yet to say max_restarts
             statuses = rows.map_batches(
                 UnitActor,
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=_IN_FLIGHT),
+                compute=ray.data.ActorPoolStrategy(
+                    size=size,
+                    max_tasks_in_flight_per_actor=at_once + _WAITING,
+                    max_concurrent_calls_per_actor=at_once,
+                    enable_true_multi_threading=at_once > 1,
+                ),
                 num_cpus=1,
                 memory=memory,
                 fn_constructor_kwargs={

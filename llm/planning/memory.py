@@ -202,7 +202,7 @@ def _working(config: ModelConfig, step: Step, parameters: int) -> int:
 def _loss(config: ModelConfig, step: Step) -> int:
     """`summed_cross_entropy` keeps the gradients of the hidden states and, in fp32, of the head.
 
-    forward    a chunk of logits and of their exponentials in fp32, and the product that is added to the
+    forward    a chunk of logits in fp32; in bf16 also their gradients, and the product that is added to the
                head's gradient
     backward   both gradients again, scaled
     """
@@ -210,6 +210,6 @@ def _loss(config: ModelConfig, step: Step) -> int:
     hidden, head = tokens * config.d_model * a, config.d_model * config.vocab_size
     chunk = min(tokens, max(1, CHUNK_ELEMENTS // config.vocab_size)) * config.vocab_size
     cast = a if step.precision == "bf16" else 0
-    forward = hidden + (4 + a) * head + 2 * 4 * chunk
+    forward = hidden + (4 + cast) * (head + chunk)
     backward = 2 * hidden + (4 + 4 + cast) * head
     return max(forward, backward)

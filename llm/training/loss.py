@@ -102,25 +102,28 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
         for chunk in _chunks(len(hidden), len(weight)):
             logits = F.linear(hidden[chunk], weight, bias).float()
-            log_normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
             valid = (targets[chunk] != IGNORE).unsqueeze(1)
             target = targets[chunk].unsqueeze(1).where(valid, 0)
-            total += (log_normaliser - logits.gather(1, target)).where(valid, 0).sum()
+            target_logit = logits.gather(1, target)
+            # e^(logits − their maximum) in place of the logits: one exponential gives log Z and softmax.
+            most = logits.amax(dim=-1, keepdim=True)
+            exponentials = logits.sub_(most).exp_()
+            sums = exponentials.sum(dim=-1, keepdim=True)
+            log_normaliser = sums.log() + most
+            total += (log_normaliser - target_logit).where(valid, 0).sum()
             if coefficient:
                 z_loss += coefficient * log_normaliser.square().where(valid, 0).sum()
             if not with_gradient:
                 continue
-            grad_logits = logits.sub_(log_normaliser).exp_()
-            if coefficient:
-                grad_logits.mul_(1 + 2 * coefficient * log_normaliser)
-            grad_logits.scatter_add_(1, target, torch.full_like(target, -1, dtype=torch.float32))
-            grad_logits = grad_logits.mul_(valid)
+            weights = (1 + 2 * coefficient * log_normaliser) if coefficient else 1.0
+            grad_logits = exponentials.mul_((weights / sums).where(valid, 0))
+            grad_logits.scatter_add_(1, target, -valid.to(torch.float32))
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
             grad_logits = grad_logits.to(hidden.dtype)
             torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[chunk]
+                _add_product(grad_weight, grad_logits.T, hidden[chunk])
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(z_loss)
@@ -136,6 +139,14 @@ class _SummedCrossEntropy(torch.autograd.Function):
         if grad_bias is not None:
             grad_bias = (grad_bias * grad).to(ctx.weight_dtype)
         return grad_hidden * grad, grad_weight, grad_bias, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a b, without a matrix of the product where the dtypes allow it."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 def _chunks(rows: int, vocab: int) -> list[slice]:

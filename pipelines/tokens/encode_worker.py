@@ -1,9 +1,11 @@
 """Encodes one piece of the corpus into shards of its own, one set per split.
 
 One thread encodes. A second one reads ahead of it, and writes what was encoded: both let the interpreter go
-while they decompress, hash and copy.
+while they decompress, hash and copy. Two units are under way: while the shards of one travel to the bucket,
+the next one is encoded.
 """
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,11 +25,13 @@ from llm.tokenizer.load import MODEL_FILE, load_tokenizer
 from pipelines.tokens.reuse import PREFIX
 
 SPLITS = ("train", "heldout")
+AT_ONCE = 2
+"""Units: one that is encoded, and one that is read or published."""
 _BATCH_DOCUMENTS = 256
 
 
 class EncodeWorker:
-    """Runs in an actor; a unit's record lists its shards by split."""
+    """Runs in an actor, for several threads; a unit's record lists its shards by split."""
 
     def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder, text_bytes: int) -> None:
         """text_bytes: how much text this actor is likely to get."""
@@ -35,6 +39,8 @@ class EncodeWorker:
         self._tokenizer = load_tokenizer(tokenizer.fetch(MODEL_FILE))
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._encoder = DocumentEncoder(self._tokenizer, self._dtype, expected=text_bytes)
+        self._turn = threading.Lock()
+        """Whose documents are encoded: the encoder is for one thread at a time."""
 
     def run(self, unit_id: str, payload: dict[str, Any]) -> dict[str, Any]:
         unit = unit_id.removeprefix(PREFIX)
@@ -61,12 +67,13 @@ class EncodeWorker:
         written: Future[None] | None = None
         with ThreadPoolExecutor(1) as other:
             ahead = other.submit(next, batches, None)
-            while (batch := ahead.result()) is not None:
-                ahead = other.submit(next, batches, None)
-                ids, ends = self._encoder.encode(batch["text"])
-                if written is not None:
-                    written.result()
-                written = other.submit(_write, batch, ids, ends, writers)
+            with self._turn:
+                while (batch := ahead.result()) is not None:
+                    ahead = other.submit(next, batches, None)
+                    ids, ends = self._encoder.encode(batch["text"])
+                    if written is not None:
+                        written.result()
+                    written = other.submit(_write, batch, ids, ends, writers)
             if written is not None:
                 written.result()
 

@@ -14,7 +14,7 @@ from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import console
 from pipelines.tokens.config import TokensConfig
-from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
+from pipelines.tokens.encode_worker import AT_ONCE, SPLITS, EncodeWorker
 from pipelines.tokens.reuse import encoding_units, shards_by_unit, take_over
 from pipelines.units import Unit, run_units
 
@@ -56,6 +56,7 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
         draft=started,
         config=config,
         title=f"{config.name}: encode",
+        at_once=AT_ONCE,
     )
     splits = {
         split: [Shard(**shard) for record in records.values() for shard in record["shards"][split]]

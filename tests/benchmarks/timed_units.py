@@ -26,8 +26,9 @@ class UnitTime:
     began: float
     """By `time.time`, like `ended`: actors are compared with each other."""
     ended: float
-    cpu_seconds: float
-    """Of all threads of the actor."""
+    cpu_began: float
+    """CPU time of all threads of the actor by then: some may work on another unit."""
+    cpu_ended: float
     peak_bytes: int
     """The most memory that the actor has held by then, mapped files included."""
 
@@ -49,8 +50,7 @@ def timed(file: Path) -> type[UnitActor]:
         def _run(self, id: str, payload: str, attempt: int) -> Status:
             began, cpu = time.time(), time.process_time()
             status = super()._run(id, payload, attempt)
-            cpu_seconds = time.process_time() - cpu
-            unit = UnitTime(id, os.getpid(), began, time.time(), cpu_seconds, _peak_bytes())
+            unit = UnitTime(id, os.getpid(), began, time.time(), cpu, time.process_time(), _peak_bytes())
             with open(file, "a") as stream:
                 stream.write(json.dumps(asdict(unit)) + "\n")
             return status

@@ -207,11 +207,20 @@ def encode_ours(name: str, actors: int, store: ArtifactStore, scratch: Path) -> 
     seconds = max(unit.ended for unit in times) - times[0].began
     return Run(
         sum(sizes.values()) / seconds,
-        sum(sizes.values()) / sum(unit.cpu_seconds for unit in times),
+        sum(sizes.values()) / cpu_seconds(times),
         later_rate(times, sizes),
         max(unit.peak_bytes for unit in times),
         command_seconds,
     )
+
+
+def cpu_seconds(times: list[UnitTime]) -> float:
+    """Of all actors, each from its first unit to its last."""
+    total = 0.0
+    for actor in {unit.actor for unit in times}:
+        units = [unit for unit in times if unit.actor == actor]
+        total += max(unit.cpu_ended for unit in units) - min(unit.cpu_began for unit in units)
+    return total
 
 
 def unit_megabytes(tokens: Artifact) -> dict[str, float]:

@@ -1,158 +1,179 @@
-"""Training speed: our step against transformers in a plain loop.
+"""Training speed: our step against the peers' models in a plain loop.
 
-    python -m tests.benchmarks.train
+    python -m tests.benchmarks.train [--peer transformers|litgpt] [--compile]
 
-Both train a Llama of the quickstart's shape from random weights on the same random tokens, with AdamW (fused)
-and clipping, in turn within one process: a round of ours, a round of theirs, and so on. Ours is what the
-pre-training worker runs: FSDP2 at degree one where it is bf16, accumulation, chunked loss. Theirs is
-`LlamaForCausalLM` with its own loss, under autocast where it is bf16. The last line is one JSON object.
+All train a Llama of one shape, from random weights on random tokens, in one precision, with AdamW (fused) and
+clipping (trainers.py); by default one of d_model 256, 8 layers, 8 heads, d_ff 688 and a vocabulary of 8,192.
+Each has a process of its own, and they take turns: a round of ours, a round of a peer, and so on. With
+--compile each is measured compiled as well, and what counts is the better one of its two settings.
+
+MFU is of the fastest matmul that was measured between the rounds, in the same precision on as many threads.
+Memory is what a process has held at most, its imports included. Without --peer all that are installed are
+measured. The last line is one JSON object.
 """
 
 import argparse
+import importlib.metadata
+import importlib.util
 import json
 import statistics
-import time
-from collections.abc import Callable
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from llm.models.config import ModelConfig
-from llm.models.load import build
 from llm.models.parameters import parameter_count
 from llm.models.presets import model_config
-from llm.training.loop import language_model_loss
-from llm.training.loss import next_token_targets
-from llm.training.optimizer import adamw
-from llm.training.parallel.fsdp import data_mesh, shard
-from llm.training.precision import Precision, choose_precision
-from llm.training.step import train_step
+from llm.planning.flops import training_flops_per_token
+from llm.planning.memory import Step, training_memory
+from llm.planning.peak import measured_matmul_flops
+from llm.training.precision import choose_precision
+from tests.benchmarks.trainers import TRAINERS, Round, Task
 
-LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP_NORM = 1e-3, 0.1, (0.9, 0.95), 1.0
-Step = Callable[[Tensor], float]
-"""tokens (batch, seq) -> the loss of a step on them."""
-
-
-def ours(config: ModelConfig, micro_batch: int, precision: Precision) -> Step:
-    """A step as the pre-training worker takes it."""
-    model = build(config)
-    shard(model, data_mesh(torch.device("cpu")), precision)
-    model.to_empty(device="cpu")
-    model.init_weights(seed=0)
-    optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY, BETAS)
-
-    def step(tokens: Tensor) -> float:
-        parts = [(part, next_token_targets(part)) for part in tokens.split(micro_batch)]
-        return train_step(model, optimizer, parts, language_model_loss(model), LEARNING_RATE, CLIP_NORM).loss
-
-    return step
+PEERS = [name for name in TRAINERS if name != "ours"]
+SHAPE = {
+    "d_model": 256,
+    "n_layers": 8,
+    "n_heads": 8,
+    "n_kv_heads": 8,
+    "head_dim": 32,
+    "d_ff": 688,
+    "tie_embeddings": False,
+}
+COMPILED = ", compiled"
 
 
-def theirs(config: ModelConfig, micro_batch: int, precision: Precision) -> Step:
-    """A step of the usual loop over transformers' model."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+class Contender:
+    """A trainer in its process."""
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.padded_vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=config.tie_embeddings,
-            use_cache=False,
-        )
-    )
-    assert sum(p.numel() for p in model.parameters()) == parameter_count(config)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS, fused=True
-    )
+    def __init__(self, name: str, task: Task) -> None:
+        what = json.dumps(asdict(task) | {"config": task.config.model_dump()})
+        command = [sys.executable, "-m", "tests.benchmarks.trainers", name, what]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._name = name
 
-    def step(tokens: Tensor) -> float:
-        parts, total = tokens.split(micro_batch), 0.0
-        for part in parts:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-                loss = model(input_ids=part, labels=part).loss / len(parts)
-            loss.backward()
-            total += loss.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return total
+    def take(self, steps: int) -> Round:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"error: {self._name} ended with {self._process.wait()}")
+        return Round(**json.loads(answer))
 
-    return step
-
-
-def tokens_per_second(step: Step, batches: list[Tensor]) -> float:
-    """Speed over one round."""
-    started = time.perf_counter()
-    for tokens in batches:
-        step(tokens)
-    return sum(tokens.numel() for tokens in batches) / (time.perf_counter() - started)
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="quickstart-1m")
-    parser.add_argument("--vocab-size", type=int, default=2048)
+    parser.add_argument("--peer", choices=PEERS, help="by default all that are installed")
+    parser.add_argument("--compile", action="store_true", help="measure all of them compiled as well")
+    parser.add_argument("--preset", help="a shape of `manta models`, in place of the one above")
+    parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
-    parser.add_argument("--micro-batch", type=int, default=16, help="sequences in a forward pass")
-    parser.add_argument("--seq-len", type=int, default=256)
+    parser.add_argument("--micro-batch", type=int, help="sequences in a forward pass; by default all")
+    parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto")
-    parser.add_argument("--steps", type=int, default=6, help="steps in a round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=2, help="steps in a round")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    config = model_config(options.preset, options.vocab_size)
-    precision = choose_precision(options.precision, torch.device("cpu"))
-    steps = {
-        "ours": ours(config, options.micro_batch, precision),
-        "peer": theirs(config, options.micro_batch, precision),
-    }
-    batches = [
-        torch.randint(options.vocab_size, (options.batch, options.seq_len)) for _ in range(options.steps)
-    ]
-    speeds: dict[str, list[float]] = {name: [] for name in steps}
-    for name, step in steps.items():
-        first_loss, speed = step(batches[0]), tokens_per_second(step, batches)
-        print(f"{name}: first loss {first_loss:.3f}, {speed:,.0f} tokens/s warm-up")
-    for round_number in range(options.rounds):
-        for name, step in steps.items():
-            speeds[name].append(tokens_per_second(step, batches))
-        print(f"round {round_number + 1}: " + ", ".join(f"{n} {s[-1]:,.0f}" for n, s in speeds.items()))
-    dist.destroy_process_group()
-    print(json.dumps(summary(options, config, precision, speeds)))
+    task = Task(
+        config=shape(options),
+        batch=options.batch,
+        micro_batch=options.micro_batch or options.batch,
+        seq_len=options.seq_len,
+        precision=choose_precision(options.precision, torch.device("cpu")),
+        compile=False,
+        threads=options.threads,
+    )
+    peers = [options.peer] if options.peer else [name for name in PEERS if importlib.util.find_spec(name)]
+    contenders = {name: Contender(name, task) for name in ("ours", *peers)}
+    if options.compile:
+        compiled = replace(task, compile=True)
+        contenders |= {f"{name}{COMPILED}": Contender(name, compiled) for name in ("ours", *peers)}
+    rounds, peak = take_turns(contenders, task, options)
+    print(json.dumps({"benchmark": "train", **summary(task, peers, rounds, peak), "rounds": options.rounds}))
 
 
-def summary(
-    options: argparse.Namespace, config: ModelConfig, precision: Precision, speeds: dict[str, list[float]]
-) -> dict[str, Any]:
-    """Medians, their ratio, and the range of each."""
-    median = {name: statistics.median(values) for name, values in speeds.items()}
+def shape(options: argparse.Namespace) -> ModelConfig:
+    if options.preset:
+        return model_config(options.preset, options.vocab_size)
+    return ModelConfig(vocab_size=options.vocab_size, max_seq_len=options.seq_len, **SHAPE)
+
+
+def take_turns(
+    contenders: dict[str, Contender], task: Task, options: argparse.Namespace
+) -> tuple[dict[str, list[Round]], float]:
+    """The rounds of each, without the first one, in which it warms up; and the peak matmul FLOP/s."""
+    rounds: dict[str, list[Round]] = {name: [] for name in contenders}
+    dtype = torch.bfloat16 if task.precision == "bf16" else torch.float32
+    peak = 0.0
+    for number in range(options.rounds + 1):
+        for name, contender in contenders.items():
+            peak = max(peak, measured_matmul_flops(torch.device("cpu"), dtype, 1024, seconds=0.3))
+            each = contender.take(options.steps)
+            print(f"round {number}, {name}: {each}", flush=True)
+            if number:
+                rounds[name].append(each)
+    for contender in contenders.values():
+        contender.end()
+    return rounds, peak
+
+
+def summary(task: Task, peers: list[str], rounds: dict[str, list[Round]], peak: float) -> dict[str, Any]:
+    """Each in its better setting, and what they are to each other."""
+    speed = {name: statistics.median(each.tokens_per_second for each in of) for name, of in rounds.items()}
+    flops = training_flops_per_token(task.config, task.seq_len)
+
+    def best(names: list[str]) -> str:
+        return max((name for name in speed if name.removesuffix(COMPILED) in names), key=lambda n: speed[n])
+
+    def figures(name: str) -> dict[str, Any]:
+        each = [one.tokens_per_second for one in rounds[name]]
+        return {
+            "tokens_per_second": round(speed[name]),
+            "spread": [round(min(each)), round(max(each))],
+            "mfu": round(speed[name] * flops / peak, 3),
+            "peak_megabytes": round(max(one.peak_bytes for one in rounds[name]) / 1e6),
+        }
+
+    ours = best(["ours"])
+    peer = best(peers) if peers else None
+    step = Step(
+        micro_batch=task.micro_batch,
+        seq_len=task.seq_len,
+        micro_batches=task.batch // task.micro_batch,
+        precision=task.precision,
+        fused_norms=False,
+    )
     return {
-        "benchmark": "train",
-        "ours": round(median["ours"]),
-        "peer": round(median["peer"]),
-        "ratio": round(median["ours"] / median["peer"], 3),
+        "ours": round(speed[ours]),
+        "peer": round(speed[peer]) if peer else None,
+        "ratio": round(speed[ours] / speed[peer], 3) if peer else None,
         "unit": "tokens/s",
-        "peer_name": "transformers LlamaForCausalLM, fused AdamW",
-        **{f"{name}_spread": [round(min(each)), round(max(each))] for name, each in speeds.items()},
-        "precision": precision,
-        "rounds": options.rounds,
-        "parameters": parameter_count(config),
-        "batch": [options.batch, options.seq_len],
-        "threads": options.threads,
+        "our_setting": ours,
+        "peer_name": peer,
+        "mfu": figures(ours)["mfu"],
+        "all": {name: figures(name) for name in rounds},
+        "estimated_megabytes": round(training_memory(task.config, step).peak / 1e6),
+        "matmul_peak_gflops": round(peak / 1e9),
+        "precision": task.precision,
+        "parameters": parameter_count(task.config),
+        "batch": [task.batch, task.seq_len],
+        "threads": task.threads,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", *peers)},
     }
 
 

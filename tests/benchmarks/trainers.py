@@ -1,0 +1,181 @@
+"""The training loops that tests.benchmarks.train compares: ours, and what users would write with a peer.
+
+Each runs in a process of its own, told what to do line by line: a line is a number of steps, the answer one
+line of JSON. All train a Llama from random weights on random tokens, with AdamW (fused) and clipping.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llm.models.config import ModelConfig
+from llm.models.load import build
+from llm.models.parameters import parameter_count
+from llm.training.loop import language_model_loss
+from llm.training.loss import next_token_targets
+from llm.training.optimizer import adamw
+from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.precision import Precision
+from llm.training.step import train_step
+
+LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP_NORM = 1e-3, 0.1, (0.9, 0.95), 1.0
+Step = Callable[[Tensor], float]
+"""tokens (batch, seq) -> the loss of a step on them."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained, and how."""
+
+    config: ModelConfig
+    batch: int
+    """Sequences in a step."""
+    micro_batch: int
+    """Sequences in a forward pass."""
+    seq_len: int
+    precision: Precision
+    compile: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """Some steps of one trainer."""
+
+    tokens_per_second: float
+    loss: float
+    """Of the last step."""
+    peak_bytes: int
+    """The most memory that the process has held by then."""
+
+
+def ours(task: Task) -> Step:
+    """A step as the pre-training worker takes it: FSDP2 at degree one where it is bf16, chunked loss."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    model = build(task.config)
+    shard(model, data_mesh(torch.device("cpu")), task.precision)
+    model.to_empty(device="cpu")
+    model.init_weights(seed=0)
+    optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY, BETAS)
+    if task.compile:
+        for block in model.blocks:
+            block.compile()
+
+    def step(tokens: Tensor) -> float:
+        parts = [(part, next_token_targets(part)) for part in tokens.split(task.micro_batch)]
+        return train_step(model, optimizer, parts, language_model_loss(model), LEARNING_RATE, CLIP_NORM).loss
+
+    return step
+
+
+def transformers(task: Task) -> Step:
+    """The usual loop over transformers' `LlamaForCausalLM`, with its own loss."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = task.config
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.padded_vocab_size,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.n_layers,
+            num_attention_heads=config.n_heads,
+            num_key_value_heads=config.n_kv_heads,
+            max_position_embeddings=config.max_seq_len,
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=config.tie_embeddings,
+            use_cache=False,
+        )
+    )
+    return _usual_loop(task, model, lambda forward, tokens: forward(input_ids=tokens, labels=tokens).loss)
+
+
+def litgpt(task: Task) -> Step:
+    """A loop over litgpt's `GPT` with its chunked loss, as its own pre-training script has it."""
+    from litgpt import GPT, Config
+    from litgpt.utils import chunked_cross_entropy
+
+    config = task.config
+    model = GPT(
+        Config(
+            block_size=config.max_seq_len,
+            padded_vocab_size=config.padded_vocab_size,
+            n_layer=config.n_layers,
+            n_head=config.n_heads,
+            n_query_groups=config.n_kv_heads,
+            n_embd=config.d_model,
+            intermediate_size=config.d_ff,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            norm_eps=config.norm_eps,
+            mlp_class_name="LLaMAMLP",
+        )
+    )
+    model.max_seq_length = task.seq_len
+    if config.tie_embeddings:
+        model.lm_head.weight = model.transformer.wte.weight
+
+    def loss(forward: Callable[..., Any], tokens: Tensor) -> Tensor:
+        return chunked_cross_entropy(forward(tokens)[:, :-1], tokens[:, 1:], chunk_size=0)
+
+    return _usual_loop(task, model, loss)
+
+
+def _usual_loop(task: Task, model: nn.Module, loss_of: Callable[[Any, Tensor], Tensor]) -> Step:
+    assert sum(p.numel() for p in model.parameters()) == parameter_count(task.config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, betas=BETAS, fused=True
+    )
+    forward = torch.compile(model) if task.compile else model
+
+    def step(tokens: Tensor) -> float:
+        parts, total = tokens.split(task.micro_batch), 0.0
+        for part in parts:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+                loss = loss_of(forward, part) / len(parts)
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return total
+
+    return step
+
+
+TRAINERS = {"ours": ours, "transformers": transformers, "litgpt": litgpt}
+
+
+def serve(name: str, task: Task) -> None:
+    """Take as many steps as each line of the input says."""
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    step = TRAINERS[name](task)
+    for line in sys.stdin:
+        batches = [
+            torch.randint(task.config.vocab_size, (task.batch, task.seq_len)) for _ in range(int(line))
+        ]
+        began = time.perf_counter()
+        losses = [step(tokens) for tokens in batches]
+        rate = sum(tokens.numel() for tokens in batches) / (time.perf_counter() - began)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(json.dumps(asdict(Round(rate, losses[-1], peak))), flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=TRAINERS)
+    parser.add_argument("task", type=json.loads)
+    chosen = parser.parse_args()
+    serve(chosen.name, Task(**chosen.task | {"config": ModelConfig(**chosen.task["config"])}))
