@@ -103,14 +103,14 @@ def test_units_are_tried_a_finite_number_of_times(draft, tmp_path):
     assert draft.facts["failed_units"] == {"bad": "data.txt:7: bad"}
 
 
-def test_a_unit_that_kills_its_actor_leaves_the_others_finished(draft, tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_a_unit_that_kills_its_actor_leaves_the_others_finished(draft, tmp_path, at_once):
     marks = tmp_path / "marks"
     marks.mkdir()
     units = [Unit("killer", {"kills": True}), *(Unit(f"unit-{i}", {}) for i in range(5))]
+    options = {"draft": draft, "config": UnitsConfig(workers=2), "title": "faults", "at_once": at_once}
     with pytest.raises(UserError, match=r"1 of 6 units failed \(killer: the actor that ran it died 3 times"):
-        run_units(
-            units, FaultyWorker, {"marks": marks}, draft=draft, config=UnitsConfig(workers=2), title="faults"
-        )
+        run_units(units, FaultyWorker, {"marks": marks}, **options)
     assert sorted(draft.ledger.done()) == [f"unit-{i}" for i in range(5)]
     assert len(list(marks.glob("killer-*"))) == 3
 

@@ -28,6 +28,7 @@ class UnitsHere:
         draft: Draft,
         config: Any,
         title: str,
+        at_once: int = 1,
     ) -> dict[str, dict[str, Any]]:
         done, actor = draft.ledger.done(), worker(**options)
         for unit in units:

@@ -1,6 +1,7 @@
 """A unit of the tokens stage against one document after the other, in one thread, by SentencePiece."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from llm.tokenizer.load import MODEL_FILE, Tokenizer
 from llm.tokenizer.train import train_tokenizer
 from pipelines.corpus.tables import TEXT, RowWriter
 from pipelines.tokens import encode_worker
-from pipelines.tokens.encode_worker import SPLITS, EncodeWorker
+from pipelines.tokens.encode_worker import AT_ONCE, SPLITS, EncodeWorker
 
 FILE, GROUP_ROWS, SHARD_BYTES = "part-00000.parquet", 40, 1000
 PAYLOAD = {"file": FILE, "first": 1, "last": 4, "bytes": 0}
@@ -48,7 +49,13 @@ def worker(tmp_path, documents, monkeypatch):
 
 
 def test_shards_are_those_of_one_document_after_the_other(worker, documents, tmp_path):
-    record = worker.run("encode-u", PAYLOAD)
+    """Also where two units are under way in one worker, as many as it is for."""
+    others = [PAYLOAD | {"first": 0, "last": 2}, PAYLOAD | {"first": 3, "last": 5}]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [pool.submit(worker.run, f"encode-{i}", other) for i, other in enumerate(others)]
+        run = pool.submit(worker.run, "encode-u", PAYLOAD)
+        assert all(each.result()["files"] for each in runs)
+        record = run.result()
     tokenizer = Tokenizer(worker._tokenizer.model)
     first, last = (PAYLOAD[name] * GROUP_ROWS for name in ("first", "last"))
     for split in SPLITS:
@@ -59,7 +66,7 @@ def test_shards_are_those_of_one_document_after_the_other(worker, documents, tmp
         assert record["shards"][split] == [vars(shard) for shard in naive.shards]
         assert len(naive.shards) > 1
     written = worker._target.local
-    names = sorted(path.relative_to(written).as_posix() for path in written.rglob("part-*"))
+    names = sorted(path.relative_to(written).as_posix() for path in written.rglob("part-u-*"))
     assert names == sorted(record["files"])
     for name, entry in record["files"].items():
         assert entry == describe(written / name) == describe(tmp_path / "naive" / name)
