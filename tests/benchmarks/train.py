@@ -17,9 +17,7 @@ import importlib.metadata
 import importlib.util
 import json
 import statistics
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +29,7 @@ from llm.planning.flops import training_flops_per_token
 from llm.planning.memory import Step, training_memory
 from llm.planning.peak import measured_matmul_flops
 from llm.training.precision import choose_precision
-from tests.benchmarks.trainers import TRAINERS, Round, Task
+from tests.benchmarks.trainers import TRAINERS, Contender, Round, Task
 
 PEERS = [name for name in TRAINERS if name != "ours"]
 SHAPE = {
@@ -44,31 +42,6 @@ SHAPE = {
     "tie_embeddings": False,
 }
 COMPILED = ", compiled"
-
-
-class Contender:
-    """A trainer in its process."""
-
-    def __init__(self, name: str, task: Task) -> None:
-        what = json.dumps(asdict(task) | {"config": task.config.model_dump()})
-        command = [sys.executable, "-m", "tests.benchmarks.trainers", name, what]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._name = name
-
-    def take(self, steps: int) -> Round:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{steps}\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit(f"error: {self._name} ended with {self._process.wait()}")
-        return Round(**json.loads(answer))
-
-    def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The training loops that tests.benchmarks.train compares: ours, and what users would write with a peer.
+"""The training loops that benchmarks compare: ours, and what users would write with a peer.
 
 Each runs in a process of its own, told what to do line by line: a line is a number of steps, the answer one
 line of JSON. All train a Llama from random weights on random tokens, with AdamW (fused) and clipping.
@@ -7,6 +7,7 @@ line of JSON. All train a Llama from random weights on random tokens, with AdamW
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -171,6 +172,39 @@ def serve(name: str, task: Task) -> None:
         rate = sum(tokens.numel() for tokens in batches) / (time.perf_counter() - began)
         peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(asdict(Round(rate, losses[-1], peak))), flush=True)
+
+
+class Contender:
+    """A trainer in its process."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        what = json.dumps(asdict(task) | {"config": task.config.model_dump()})
+        command = [sys.executable, "-m", "tests.benchmarks.trainers", name, what]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._name = name
+
+    def take(self, steps: int) -> Round:
+        """Take so many steps."""
+        self.begin(steps)
+        return self.finish()
+
+    def begin(self, steps: int) -> None:
+        """Take so many steps, until `finish`; others may go on meanwhile."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> Round:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"error: {self._name} ended with {self._process.wait()}")
+        return Round(**json.loads(answer))
+
+    def end(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
 
 
 if __name__ == "__main__":
