@@ -91,7 +91,7 @@ def flops_per_predicted_token(config: PretrainConfig, model: ModelConfig) -> flo
     """Training FLOPs of one: an encoder's bears those of the tokens that are only read."""
     input_len, target_len = lengths(config)
     predicted = config.objective.mask_rate if config.family == "encoder" else 1.0
-    return training_flops_per_token(model, target_len, input_len) / predicted
+    return training_flops_per_token(model, target_len, input_len, predicted)
 
 
 def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, float]:
