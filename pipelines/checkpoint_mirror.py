@@ -9,6 +9,7 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from cluster.errors import UserError
 from llm.training.checkpoint import newest_checkpoint
+from llm.training.checkpoint_manifest import checkpoints_in, step_of
 
 MANIFEST = "manifest.json"
 _THREADS = 8
@@ -84,11 +85,25 @@ def kept_checkpoint(folder: Folder, step: int | None = None) -> Path:
     A run in a folder removes its older ones as it goes on.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; the message names what there is.
     """
     workspace = Workspace(folder)
-    found = newest_checkpoint(workspace.path / "checkpoints", mirror_of(workspace, logs=()), step)
-    if found is None:
-        what = "no whole checkpoint" if step is None else f"no whole checkpoint of step {step}"
-        raise UserError(f"{folder}: there is {what}; see what lies below its checkpoints/")
-    return found
+    while True:
+        there = kept_steps(folder)
+        found = newest_checkpoint(workspace.path / "checkpoints", mirror_of(workspace, logs=()), step)
+        if found is not None:
+            return found
+        if kept_steps(folder) == there:  # else it was removed while we looked, for a later one
+            break
+    what = "no whole checkpoint" if step is None else f"no whole checkpoint of step {step}"
+    others = ", ".join(str(each) for each in there if each != step)
+    what_else = f"; there is that of step {others}" if step is not None and others else ""
+    raise UserError(f"{folder}: there is {what}{what_else}")
+
+
+def kept_steps(folder: Folder) -> list[int]:
+    """Steps of the checkpoints that a model has, whole or not, the last first."""
+    workspace = Workspace(folder)
+    mirror = mirror_of(workspace, logs=())
+    names = mirror.names() if mirror else checkpoints_in(workspace.path / "checkpoints")
+    return [step_of(name) for name in names]

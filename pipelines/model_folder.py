@@ -1,5 +1,7 @@
 """What every stage that makes a language model puts into its artifact first."""
 
+import json
+
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from llm.models.config import ModelConfig
@@ -14,6 +16,8 @@ IMPORTED = "imported"
 """Folder with what an imported model keeps of its source: special ids, and a tokenizer that is not ours."""
 GENERATION = "generation_config.json"
 """In either folder: the ids that begin, end and pad a text."""
+BEGUN = "begun.json"
+"""What a manifest says of how the model comes about; not among the artifact's files, for it has that then."""
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """How a model was trained, and when: beside the artifact's files, but not among them."""
 
@@ -22,3 +26,4 @@ def prepare_model_folder(draft: Draft, config: ModelConfig, tokenizer: Artifact,
     """Write config.json and copy the tokenizer, so that even an unfinished model says what it is."""
     draft.write(CONFIG, config_json(config, head))
     draft.write(TOKENIZER, tokenizer.read(TOKENIZER))
+    draft.folder.write(BEGUN, json.dumps(draft.manifest, indent=2, sort_keys=True).encode() + b"\n")

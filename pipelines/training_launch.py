@@ -29,13 +29,15 @@ from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
 from pipelines.model_folder import CONFIG, TOKENIZER
-from pipelines.progress import StageProgress, stage_progress
+from pipelines.progress import StageProgress, console, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
 
 FATAL = "fatal"
 RESULT = "result"
 """Fields of the progress board that end a run: why it cannot go on, in one line, or what it made."""
+NOTE = "note"
+"""One that is a line for the user."""
 _POLL_SECONDS = 0.5
 _SHOWN = (
     "loss",
@@ -133,6 +135,9 @@ def _follow(board: Any, latest: dict[str, Any], progress: StageProgress, run_met
     records: list[dict[str, Any]] = ray.get(board.take.remote())
     shown_step = latest.get("step", 0)
     for record in records:
+        if NOTE in record:
+            console.print(record[NOTE], markup=False)
+            continue
         run_metrics.log(record)
         latest.update(record)
     if latest.get("step", 0) != shown_step:

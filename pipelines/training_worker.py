@@ -182,8 +182,8 @@ class Watcher:
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         if "tokens_per_s" in metrics:
-            achieved = metrics["tokens_per_s"] * self._flops_per_token
-            metrics = metrics | {"mfu": achieved / (self._peak.now() * self._workers)}
+            achieved = metrics["tokens_per_s"] * self._flops_per_token / self._workers
+            metrics = metrics | {"mfu": achieved / self._peak.now(achieved)}
         self._board.post.remote(metrics)
 
 

@@ -45,6 +45,16 @@ def adapted_parts(config: ModelConfig, lora: LoraConfig) -> dict[str, dict[str, 
     return parts
 
 
+def adapter_count(config: ModelConfig, lora: LoraConfig) -> int:
+    """Parameters of all adapters of a model: r · (inputs + outputs) each."""
+    inputs = {"attention.out": config.n_heads * config.head_dim, "mlp.down": config.d_ff}
+    return config.n_layers * sum(
+        lora.rank * (inputs.get(matrix, config.d_model) + rows)
+        for matrix, parts in adapted_parts(config, lora).items()
+        for rows in parts.values()
+    )
+
+
 class Adapter(nn.Module):
     """B A for one matrix W, or for one part of a fused one."""
 

@@ -3,7 +3,9 @@
 from llm.models.config import ModelConfig
 
 
-def training_flops_per_token(config: ModelConfig, seq_len: int, input_len: int | None = None) -> float:
+def training_flops_per_token(
+    config: ModelConfig, seq_len: int, input_len: int | None = None, predicted: float = 1.0
+) -> float:
     """FLOPs of forward and backward for one token, without recomputation.
 
         6 · (weights in matmuls that the token meets) + 12 · layers · n_heads · head_dim · keys
@@ -18,10 +20,13 @@ def training_flops_per_token(config: ModelConfig, seq_len: int, input_len: int |
         seq_len: tokens of a row.
         input_len: of an encoder-decoder, tokens that its encoder reads, `seq_len` if None. One token of the
             output then bears its share of the encoder.
+        predicted: of an encoder, the part of the tokens that have a target. They alone meet the head, and
+            each bears its share of those that are only read: FLOPs are for one of them.
     """
     if config.family != "encoder-decoder":
         keys = min(seq_len, config.sliding_window or seq_len)
-        return config.n_layers * _block(config, keys) + 6.0 * _head(config)
+        read = config.n_layers * _block(config, keys) + 6.0 * _transform(config)
+        return read / predicted + 6.0 * _head(config)
     inputs = seq_len if input_len is None else input_len
     keys = min(seq_len, config.sliding_window or seq_len)
     across = 6.0 * 2 * config.d_model * _q(config) + 12.0 * _q(config) * inputs
@@ -41,10 +46,14 @@ def _block(config: ModelConfig, keys: int) -> float:
     return 6.0 * (attention + network) + 12.0 * _q(config) * keys
 
 
+def _transform(config: ModelConfig) -> int:
+    """Weights of the layer that a masked LM has more, before its head."""
+    return config.d_model**2 if config.family == "encoder" else 0
+
+
 def _head(config: ModelConfig) -> int:
-    """Weights between the last hidden state and the logits, of which a masked LM has a layer more."""
-    transform = config.d_model**2 if config.family == "encoder" else 0
-    return transform + config.d_model * config.padded_vocab_size
+    """Weights between the last hidden state and the logits."""
+    return config.d_model * config.padded_vocab_size
 
 
 def _q(config: ModelConfig) -> int:

@@ -28,14 +28,17 @@ class PeakFlops:
         self._known = _data_sheet(device) if dtype == torch.bfloat16 else None
         self._best = self._known or self._measure(seconds=0.25)
 
-    def now(self) -> float:
+    def now(self, reached: float = 0.0) -> float:
         """The peak by all that is known so far.
 
         A CPU is measured again, for some milliseconds: one that others used while the run began would make
         every later step look better than it is.
+
+        reached: FLOP/s that a run has come to; a peak that was measured is no less.
         """
-        if self._known is None and self._device.type == "cpu":
-            self._best = max(self._best, self._measure(seconds=0.002))
+        if self._known is None:
+            again = self._measure(seconds=0.002) if self._device.type == "cpu" else 0.0
+            self._best = max(self._best, again, reached)
         return self._best
 
     def _measure(self, seconds: float) -> float:

@@ -29,7 +29,7 @@ from llm.training.checkpoint_manifest import (
     what_is_wrong,
 )
 from llm.training.checkpoint_mirror import CheckpointMirror
-from llm.training.checkpoint_ranks import Ranks
+from llm.training.checkpoint_ranks import RankGroup
 from llm.training.checkpoint_tensors import named_tensors
 from llm.training.parallel.weights import in_model_rows
 
@@ -43,12 +43,12 @@ def newest_checkpoint(
 
     step: look at the checkpoint of this step alone.
     """
-    names = Ranks().first_does(lambda: mirror.names() if mirror else checkpoints_in(folder))
+    names = RankGroup().first_does(lambda: mirror.names() if mirror else checkpoints_in(folder))
     for name in names if step is None else {checkpoint_name(step)} & set(names):
         problem = _problem_on_any_rank(folder / name, mirror)
         if problem is None:
             return folder / name
-        if Ranks().rank == 0:
+        if RankGroup().rank == 0:
             warnings.warn(
                 f"checkpoint {folder / name} is damaged ({problem}); trying the one before it", stacklevel=2
             )
@@ -61,7 +61,7 @@ def newest_state(folder: Path, mirror: CheckpointMirror | None = None) -> dict[s
     For what all checkpoints of a run have in common and what a model has to be built for: the tensors are not
     looked at.
     """
-    return Ranks().first_does(lambda: next(_states(folder, mirror), None))
+    return RankGroup().first_does(lambda: next(_states(folder, mirror), None))
 
 
 def _states(folder: Path, mirror: CheckpointMirror | None) -> Iterator[dict[str, Any]]:
@@ -78,13 +78,13 @@ def _states(folder: Path, mirror: CheckpointMirror | None) -> Iterator[dict[str,
 
 def _problem_on_any_rank(path: Path, mirror: CheckpointMirror | None) -> str | None:
     if mirror is None:  # All ranks see one folder: one of them checks it.
-        return Ranks().first_does(lambda: what_is_wrong(path))
+        return RankGroup().first_does(lambda: what_is_wrong(path))
 
     def bring_and_check() -> str | None:
         _bring(path, mirror)
         return what_is_wrong(path)
 
-    return next((problem for problem in Ranks().all_do(bring_and_check) if problem is not None), None)
+    return next((problem for problem in RankGroup().all_do(bring_and_check) if problem is not None), None)
 
 
 def _bring(path: Path, mirror: CheckpointMirror) -> None:
@@ -109,6 +109,6 @@ def _bring(path: Path, mirror: CheckpointMirror) -> None:
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Fill `model` and `optimizer` from a checkpoint written on any number of ranks; returns its state."""
     tensors = in_model_rows(named_tensors(model, optimizer), model)
-    dcp.load(tensors, storage_reader=SafeReader(path / TENSORS), no_dist=not Ranks().several)
+    dcp.load(tensors, storage_reader=SafeReader(path / TENSORS), no_dist=not RankGroup().several)
     state: dict[str, Any] = json.loads((path / STATE).read_bytes())
     return state

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
+class RankGroup:
     """All ranks of the run. Every rank must make the same calls in the same order.
 
     Calls over one group must not meet those of another thread: a background thread needs a group of its own.

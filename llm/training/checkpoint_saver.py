@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from llm.training.checkpoint_ranks import Ranks
+from llm.training.checkpoint_ranks import RankGroup
 from llm.training.checkpoint_tensors import Staging, named_tensors
 from llm.training.checkpoint_writing import CheckpointPlace, files_beside, write_checkpoint
 from llm.training.parallel.weights import in_model_rows
@@ -40,8 +40,8 @@ class CheckpointSaver:
         self._staging = Staging()
         self._pending: _Pending | None = None
         # Collectives of two threads over one group would meet each other.
-        several = in_background and Ranks().several
-        self._ranks = Ranks(dist.new_group(backend="gloo") if several else None)
+        several = in_background and RankGroup().several
+        self._ranks = RankGroup(dist.new_group(backend="gloo") if several else None)
         self._thread = ThreadPoolExecutor(1, "checkpoint", *_same_gpu())
 
     def save(

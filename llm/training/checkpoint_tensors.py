@@ -23,8 +23,13 @@ def named_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
     begin_state(optimizer)
     for name, parameter in trained.items():
         state = optimizer.state.get(parameter, {})
-        tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
+        tensors |= {in_state(name, key): value for key, value in state.items()}
     return tensors
+
+
+def in_state(parameter: str, key: str) -> str:
+    """The name of a tensor of the optimizer's state of a parameter."""
+    return f"optimizer.{parameter}.{key}"
 
 
 class Staging:

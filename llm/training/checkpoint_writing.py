@@ -30,7 +30,7 @@ from llm.training.checkpoint_manifest import (
     step_of,
 )
 from llm.training.checkpoint_mirror import CheckpointMirror
-from llm.training.checkpoint_ranks import Ranks
+from llm.training.checkpoint_ranks import RankGroup
 from llm.training.checkpoint_tensors import named_tensors
 from llm.training.parallel.weights import in_model_rows
 from llm.training.recorder import Superseded
@@ -74,7 +74,7 @@ def save_checkpoint(
         Superseded: another process has taken the run over.
     """
     tensors = in_model_rows(named_tensors(model, optimizer), model)
-    write_checkpoint(place, Ranks(), step, tensors, files_beside(step, state, attachments))
+    write_checkpoint(place, RankGroup(), step, tensors, files_beside(step, state, attachments))
 
 
 def files_beside(step: int, state: dict[str, Any], attachments: dict[str, bytes]) -> dict[str, bytes]:
@@ -83,7 +83,7 @@ def files_beside(step: int, state: dict[str, Any], attachments: dict[str, bytes]
 
 
 def write_checkpoint(
-    place: CheckpointPlace, ranks: Ranks, step: int, tensors: dict[str, Tensor], files: dict[str, bytes]
+    place: CheckpointPlace, ranks: RankGroup, step: int, tensors: dict[str, Tensor], files: dict[str, bytes]
 ) -> None:
     """Write `place.folder`/step-NNNNNNNN of tensors that nobody changes meanwhile, then remove what is not to
     be kept. Every rank must call it, with its shards and the same files.
@@ -119,7 +119,7 @@ def _mark(place: CheckpointPlace) -> str:
     return uuid.uuid4().hex[:8]
 
 
-def _begin(place: CheckpointPlace, ranks: Ranks, partial: Path) -> None:
+def _begin(place: CheckpointPlace, ranks: RankGroup, partial: Path) -> None:
     """Make the folder, and room in place of what processes that were killed have left."""
     if place.mirror is None and ranks.rank != 0:
         return
@@ -135,7 +135,7 @@ def _write_files(place: CheckpointPlace, partial: Path, files: dict[str, bytes])
     place.check()  # What comes next may replace files of the same name that the successor has uploaded.
 
 
-def _finish_own(place: CheckpointPlace, ranks: Ranks, name: str, partial: Path) -> dict[str, Any]:
+def _finish_own(place: CheckpointPlace, ranks: RankGroup, name: str, partial: Path) -> dict[str, Any]:
     """What the manifest says of the files that this rank wrote, which the mirror has then."""
     own = {}
     for path in sorted(partial.rglob("*")):

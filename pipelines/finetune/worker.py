@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 
 from llm.models.decoder import Decoder
+from llm.models.lora import adapter_count
 from llm.models.parameters import parameter_count
 from llm.planning.flops import training_flops_per_token
 from llm.tokenizer.load import load_tokenizer
@@ -15,6 +16,7 @@ from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.conversations import Example, heldout_examples, right_padded, training_batches
+from pipelines.memory_check import say_memory
 from pipelines.model_folder import LOGS, TOKENIZER, WEIGHTS
 from pipelines.training_launch import TrainingJob
 from pipelines.training_worker import (
@@ -39,6 +41,8 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         corpus = job.inputs["corpus"].fetch()
         batches = training_batches(config, corpus, tokenizer)
         heldout, too_long_heldout = heldout_examples(config, corpus, tokenizer)
+        trained = adapter_count(job.model, config.adapters) if config.adapters is not None else None
+        say_memory(job, device, precision, config.max_seq_len, trained=trained)
         model = sharded_model(
             job, device, precision, weights=job.inputs["base"].fetch(WEIGHTS), lora=config.adapters
         )
@@ -95,7 +99,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             **evaluate(limit=None),
         }
         if config.adapters is not None:
-            counts["adapter_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            counts["adapter_parameters"] = trained
         finish(job, counts, files)
 
 

@@ -11,6 +11,7 @@ from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.parallel.ranks import arrange
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
+from pipelines.memory_check import say_memory
 from pipelines.model_folder import LOGS, TOKENIZER
 from pipelines.pretrain.batches import GlobalBatches, objective_of
 from pipelines.pretrain.config import PretrainConfig
@@ -40,6 +41,8 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         objective = objective_of(config, loader.shards.vocab_size, config.seed)
         opening_id = loader.shards.eos_id if config.document_mask else None
+        input_len, target_len = lengths(config)
+        say_memory(job, device, precision, target_len, input_len, parallel=config.parallel)
         ranks = arrange(config.parallel.layout(dist.get_world_size()), device)
         model = sharded_model(job, device, precision, weights=None, ranks=ranks)
         heldout = held_out(model, source, config, opening_id, (ranks.place.data, ranks.layout.data))
@@ -75,13 +78,20 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         finish(job, counts, files)
 
 
+def lengths(config: PretrainConfig) -> tuple[int | None, int]:
+    """(tokens of a sequence that an encoder reads for a decoder, tokens of one that has targets)."""
+    return (
+        config.corruption.lengths(config.window)
+        if config.family == "encoder-decoder"
+        else (None, config.seq_len)
+    )
+
+
 def flops_per_predicted_token(config: PretrainConfig, model: ModelConfig) -> float:
     """Training FLOPs of one: an encoder's bears those of the tokens that are only read."""
-    if config.family == "encoder-decoder":
-        input_len, target_len = config.corruption.lengths(config.window)
-        return training_flops_per_token(model, target_len, input_len)
+    input_len, target_len = lengths(config)
     predicted = config.objective.mask_rate if config.family == "encoder" else 1.0
-    return training_flops_per_token(model, config.seq_len) / predicted
+    return training_flops_per_token(model, target_len, input_len, predicted)
 
 
 def epochs_of(config: PretrainConfig, source: TokenSource) -> float | dict[str, float]:

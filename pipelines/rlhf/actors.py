@@ -1,11 +1,13 @@
 """Start everything that the loop needs, and stop it again."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
+from cluster.artifacts.lease import Ticket
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from cluster.connect import Cluster
@@ -16,13 +18,20 @@ from pipelines.rlhf.learner import Learner
 from pipelines.rlhf.loop import Actors
 from pipelines.rlhf.scorer import Scorer
 
+_PATIENCE_SECONDS = 10.0
+"""With a checkpoint in the making when a run ends early."""
 ENGINES, LEARNERS, SCORER = 0.5, 0.25, 0.25
 """Parts of the CPUs. They only say that all fit at once: the phases take turns on the same cores."""
 
 
 @contextmanager
 def start_actors(
-    config: RLHFConfig, cluster: Cluster, policy: Artifact, reward_model: Artifact, workspace: Workspace
+    config: RLHFConfig,
+    cluster: Cluster,
+    policy: Artifact,
+    reward_model: Artifact,
+    workspace: Workspace,
+    ticket: Ticket,
 ) -> Iterator[tuple[Actors, dict[str, Any] | None]]:
     """(actors, state of the checkpoint that the learners went on from, None for a new run)."""
     # Learners and scorer compute on CPUs; engines take a GPU each where there are enough.
@@ -36,7 +45,7 @@ def start_actors(
 
     learners = [
         Learner.options(num_cpus=for_learner.part(LEARNERS).cpus).remote(  # type: ignore[attr-defined]
-            config, rank, policy, reward_model, workspace, threads(for_learner)
+            config, rank, policy, reward_model, workspace, ticket, threads(for_learner)
         )
         for rank in range(config.learners)
     ]
@@ -57,5 +66,7 @@ def start_actors(
         yield Actors(engines, scorer, learners), states[0]
     finally:
         engines.close()
+        with contextlib.suppress(Exception):  # if they are dead, or busy for long, that one is given up
+            ray.get([each.finish_checkpoint.remote() for each in learners], timeout=_PATIENCE_SECONDS)
         for actor in (scorer, *learners):
             ray.kill(actor)

@@ -91,6 +91,8 @@ class RLHFConfig(WandbConfig):
     """Iterations between checkpoints."""
     keep_checkpoints: How[int] = Field(default=2, gt=0)
     """Newest checkpoints to keep."""
+    checkpoint_async: How[bool] = True
+    """Learn on while a checkpoint is written; takes CPU memory for a copy of weights and optimizer state."""
 
     @model_validator(mode="after")
     def _check_division(self) -> Self:

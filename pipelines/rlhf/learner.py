@@ -1,6 +1,7 @@
 """The learner: policy, critic and their optimizer, sharded over one or more actors.
 
 Every actor gets all rollouts and takes part in every collective; `update.py` says who does what of the work.
+They learn on while a checkpoint is written.
 """
 
 from typing import Any
@@ -11,11 +12,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cluster.artifacts.files import explain_full_disk
+from cluster.artifacts.lease import Ticket
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.workspace import Workspace
 from llm.alignment.rollouts import Rollout, Scored
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
-from llm.training.checkpoint_writing import CheckpointPlace, save_checkpoint
+from llm.training.checkpoint_saver import CheckpointSaver
+from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.parallel.weights import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
 from pipelines.checkpoint_mirror import mirror_of
@@ -36,12 +39,19 @@ class Learner:
         policy: Artifact,
         reward_model: Artifact,
         workspace: Workspace,
+        ticket: Ticket,
         threads: int,
     ) -> None:
         torch.set_num_threads(threads)
         self._config, self._rank = config, rank
         self._policy, self._reward_model = policy, reward_model
-        self._checkpoints, self._mirror = workspace.path / "checkpoints", mirror_of(workspace, logs=())
+        mirror = mirror_of(workspace, logs=())
+        self._place = CheckpointPlace(
+            workspace.path / "checkpoints",
+            config.keep_checkpoints,
+            mirror=mirror,
+            may_write=ticket.is_current,
+        )
         self._store: dist.Store | None = None
 
     def open_store(self) -> tuple[str, int]:
@@ -59,11 +69,16 @@ class Learner:
             self._policy.fetch(CONFIG, WEIGHTS), self._reward_model.fetch(CONFIG, WEIGHTS), self._config
         )
         self._optimizer = make_optimizer(self._models, self._config)
-        checkpoint = newest_checkpoint(self._checkpoints, self._mirror)
+        self._saver = CheckpointSaver(self._place, self._config.checkpoint_async)
+        checkpoint = newest_checkpoint(self._place.folder, self._place.mirror)
         return load_checkpoint(checkpoint, self._models, self._optimizer) if checkpoint else None
 
     def learn(self, rollouts: list[Rollout], scored: Scored, beta: float, iteration: int) -> dict[str, float]:
-        """One iteration of PPO; returns its metrics, equal on every rank."""
+        """One iteration of PPO; returns its metrics, equal on every rank. What went wrong with a checkpoint
+        meanwhile comes up here.
+        """
+        with explain_full_disk(self._place.folder):
+            self._saver.check()
         return learn(self._models, self._optimizer, rollouts, scored, beta, iteration, self._config)
 
     def publish(self, version: int) -> PublishedWeights | None:
@@ -76,7 +91,13 @@ class Learner:
         return gather_weights(self._models.policy)
 
     def save(self, iteration: int, state: dict[str, Any], attachments: dict[str, bytes]) -> None:
-        """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`."""
-        with explain_full_disk(self._checkpoints):
-            place = CheckpointPlace(self._checkpoints, self._config.keep_checkpoints, mirror=self._mirror)
-            save_checkpoint(place, iteration, self._models, self._optimizer, state, attachments)
+        """Write checkpoints/step-`iteration`: policy, critic, their optimizer and `state`, as they are now.
+        Returns when they are copied, and the checkpoint before is whole.
+        """
+        with explain_full_disk(self._place.folder):
+            self._saver.save(iteration, self._models, self._optimizer, state, attachments)
+
+    def finish_checkpoint(self) -> None:
+        """Return when no checkpoint is in the making."""
+        with explain_full_disk(self._place.folder):
+            self._saver.wait()

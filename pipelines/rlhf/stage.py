@@ -79,7 +79,10 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     from pipelines.run_metrics import RunMetrics
 
     with (
-        start_actors(config, cluster, model, inputs["reward_model"], workspace) as (actors, state),
+        start_actors(config, cluster, model, inputs["reward_model"], workspace, draft.ticket) as (
+            actors,
+            state,
+        ),
         stage_progress("rlhf", config.iterations, "iteration") as progress,
         RunMetrics("rlhf", config, "rlhf", draft.version, workspace) as run_metrics,
     ):
@@ -96,6 +99,8 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
 
         align(actors, prompts, start, config, log.record, checkpoint)
         weights = ray.get([each.weights.remote() for each in actors.learners])[0]
+        draft.ticket.check()  # which says in a line why the last checkpoint was not kept, if it was not
+        ray.get([each.finish_checkpoint.remote() for each in actors.learners])
         draft.note(engine_deaths=actors.engines.deaths)
     draft.include(write_weights(workspace, weights, shape, tokenizer))
     return draft.commit(log.counts())

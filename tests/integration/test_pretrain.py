@@ -19,6 +19,7 @@ from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
 from llm.models.load import load_model
 from llm.training.metrics_log import read_records
+from pipelines.cli import run
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.stage import resolve_inputs as finetune_inputs
 from pipelines.pretrain import stage
@@ -111,9 +112,12 @@ def test_killed_driver_changes_nothing(undisturbed, tmp_path):
     driver = subprocess.Popen([sys.executable, "-c", program, config.model_dump_json()], cwd=Path.cwd())
     try:
         wait_for_checkpoint(tmp_path, 80)
+        assert run(["export", "base", "--to", str(tmp_path / "out"), "--root", str(tmp_path)]) == 0
     finally:
         driver.kill()
         driver.wait()
+    assert json.loads((tmp_path / "out" / "manta.json").read_text())["step"] in (80, 120, 160)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
     assert not list(tmp_path.glob("models/base/*/manifest.json"))
     assert_same_bits(stage.run(config, CLUSTER), undisturbed)
 

@@ -20,6 +20,7 @@ from llm.models.hugging_face.family import Family
 from llm.models.hugging_face.fields import Fields, Unsupported
 from llm.models.hugging_face.gpt2 import GPT2
 from llm.models.hugging_face.llama import LLAMA
+from llm.models.hugging_face.mixtral import MIXTRAL
 from llm.models.hugging_face.names import Read
 from llm.models.hugging_face.qwen3 import QWEN3
 from llm.models.hugging_face.t5 import T5
@@ -27,7 +28,7 @@ from llm.models.hugging_face.tokenizer import Added, export_tokenizer
 from llm.models.hugging_face.weight_files import MAX_FILE_BYTES, Weights, write_weights
 from llm.models.load import build
 
-FAMILIES = (LLAMA, QWEN3, GPT2, T5, BERT)
+FAMILIES = (LLAMA, QWEN3, MIXTRAL, GPT2, T5, BERT)
 _CONFIG = "config.json"
 _NAMED = 3
 """Tensors that a message names."""

@@ -4,6 +4,7 @@ The rotary halves agree with ours. Biases are either everywhere or nowhere.
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from llm.models.config import ModelConfig
@@ -24,7 +25,7 @@ ROTARY_DECODER: dict[str, Any] = {
     "scale_logits": False,
     "n_experts": 0,
 }
-"""Fields of ours that Llama and Qwen3 have in common."""
+"""Fields of ours that Llama, Qwen3 and, but for its experts, Mixtral have in common."""
 UNUSED = (r".*\.rotary_emb\.inv_freq",)
 
 
@@ -100,8 +101,19 @@ def their_rotary_fields(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def pairs(config: ModelConfig) -> list[Pair]:
-    """All parameters."""
+def feed_forward(ours: str, theirs: str, config: ModelConfig) -> list[Pair]:
+    """Of the block `ours`, which is the layer `theirs`."""
+    gate_up = (f"{theirs}.mlp.gate_proj", f"{theirs}.mlp.up_proj")
+    return [
+        *linear(f"{ours}.mlp.gate_up", *gate_up, bias=config.bias, rows=(config.d_ff, config.d_ff)),
+        *linear(f"{ours}.mlp.down", f"{theirs}.mlp.down_proj", bias=config.bias),
+    ]
+
+
+def pairs(
+    config: ModelConfig, network: Callable[[str, str, ModelConfig], list[Pair]] = feed_forward
+) -> list[Pair]:
+    """All parameters; `network` has those of a block's feed-forward network."""
     vocab, bias = config.vocab_size, config.bias
     found = [Pair("embed.weight", ("model.embed_tokens.weight",), vocabulary=vocab)]
     for layer in range(config.n_layers):
@@ -113,14 +125,7 @@ def pairs(config: ModelConfig) -> list[Pair]:
             *linear(f"{ours}.attention.qkv", *projections, bias=bias, rows=qkv_rows(config)),
             *linear(f"{ours}.attention.out", f"{attention}.o_proj", bias=bias),
             *linear(f"{ours}.mlp_norm", f"{theirs}.post_attention_layernorm", bias=False),
-            *linear(
-                f"{ours}.mlp.gate_up",
-                f"{theirs}.mlp.gate_proj",
-                f"{theirs}.mlp.up_proj",
-                bias=bias,
-                rows=(config.d_ff, config.d_ff),
-            ),
-            *linear(f"{ours}.mlp.down", f"{theirs}.mlp.down_proj", bias=bias),
+            *network(ours, theirs, config),
         ]
         if config.qk_norm:
             found += linear(f"{ours}.attention.q_norm", f"{attention}.q_norm", bias=False)

@@ -29,10 +29,12 @@ class Pair:
     """Of a parameter with a row a token: the tokens, after which ours is padded."""
     transposed: bool = False
     """Whether theirs is (in, out), a `Conv1D`."""
+    stacked: bool = False
+    """Whether ours is a stack of matrices, (experts, rows, columns); `rows` then go through all of them."""
 
     def to_theirs(self, tensor: Tensor) -> dict[str, Tensor]:
         """Ours as their tensors, which are views."""
-        tensor = tensor[: self.vocabulary]
+        tensor = tensor.flatten(0, 1) if self.stacked else tensor[: self.vocabulary]
         parts = torch.split(tensor, self.rows) if self.rows else (tensor,)
         return {
             name: part.T if self.transposed else part for name, part in zip(self.theirs, parts, strict=True)
@@ -52,12 +54,15 @@ class Pair:
                 )
             parts.append(part.float().T if self.transposed else part.float())
         tensor = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if self.stacked:
+            return tensor.view(shape)
         padding = [0, 0] * (tensor.ndim - 1) + [0, shape[0] - tensor.shape[0]]
         return F.pad(tensor, padding).contiguous()
 
     def _shapes(self, shape: torch.Size) -> dict[str, tuple[int, ...]]:
         rows: Sequence[int] = self.rows or (self.vocabulary or shape[0],)
-        shapes = ((each, *shape[1:]) for each in rows)
+        columns = shape[2:] if self.stacked else shape[1:]
+        shapes = ((each, *columns) for each in rows)
         return {
             name: part[::-1] if self.transposed else part
             for name, part in zip(self.theirs, shapes, strict=True)

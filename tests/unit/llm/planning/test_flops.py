@@ -47,6 +47,18 @@ def test_against_torchs_counter(monkeypatch, preset, change):
     assert training_flops_per_token(config, seq_len=40) == counted(config, 40)
 
 
+def test_only_tokens_with_a_target_meet_an_encoders_head(monkeypatch):
+    """A quarter of them, each of which bears what four cost before the head."""
+    monkeypatch.setattr(F, "scaled_dot_product_attention", with_plain_matmuls)
+    config = model_config("bert-base", vocab_size=1024, **SMALL)
+
+    def readout(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.linear(hidden[:, ::4], weight, bias)
+
+    expected = 4 * counted(config, 40, readout=readout)
+    assert training_flops_per_token(config, seq_len=40, predicted=0.25) == expected
+
+
 @pytest.mark.parametrize("preset", ["transformer-base", "t5-small", "t5-v1.1-small"])
 @pytest.mark.parametrize("input_len", [20, 56])
 def test_an_output_token_bears_its_share_of_the_encoder(monkeypatch, preset, input_len):

@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from llm.models.load import build
 from llm.training.checkpoint import load_checkpoint
-from llm.training.checkpoint_ranks import Ranks
+from llm.training.checkpoint_ranks import RankGroup
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_tensors import named_tensors
 from llm.training.checkpoint_weights import read_weights
@@ -72,7 +72,7 @@ def failing(rank: int) -> str:
         return "well"
 
     try:
-        Ranks().all_do(action)
+        RankGroup().all_do(action)
     except (OSError, RuntimeError) as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
