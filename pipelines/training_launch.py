@@ -144,8 +144,8 @@ def _follow(
     progress: StageProgress,
     run_metrics: RunMetrics,
 ) -> None:
-    """Log each record that was posted meanwhile, say what is to be said, and show and keep the latest value of
-    every field.
+    """Log each record that was posted meanwhile, say what is to be said, and show and keep the latest value
+    of every field.
     """
     records: list[dict[str, Any]] = ray.get(board.take.remote())
     shown_step = latest.get("step", 0)

@@ -44,7 +44,9 @@ class TrainingRun:
     precision: Precision
     """What the model was sharded with; its checkpoints say so."""
     folder: Path
-    """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`; of a step that hung, `hangs/`."""
+    """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`; of a step that hung, `hangs/`; if asked for,
+    `profiles/`.
+    """
     mirror: CheckpointMirror | None = field(default=None, kw_only=True)
     """Where checkpoints are kept if not in the folder."""
     extended: Callable[[], Path | None] = field(default=lambda: None, kw_only=True)
@@ -70,7 +72,7 @@ class TrainingRun:
     loss_sum: LossSum | None = None
     """What a micro-batch costs; by default the cross-entropy of a language model."""
     observer: Observer = field(default_factory=Observer)
-    """Told of steps that hang and ranks that are slow."""
+    """Told of steps that hang and ranks that are slow; asks for profiles."""
 
     @property
     def checkpoints(self) -> Path:
@@ -126,9 +128,9 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         split.optimizer(optimizer)
 
     for step in range(first_step, recipe.steps):
+        watch.begins("data", step)
         started = time.perf_counter()
         rate = recipe.rate(step)
-        watch.begins("data", step)
         try:
             micro_batches = run.micro_batches(step)
             data_wait = time.perf_counter() - started

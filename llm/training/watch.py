@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from llm.training.hang import (
 )
 from llm.training.noticeboard import Noticeboard
 from llm.training.pace import slowest, waits_for_others
+from llm.training.profile_window import Profile, ProfileRequest, ProfileWindow
 
 Phase = Literal["data", "step", "other"]
 
@@ -57,6 +59,9 @@ class Observer:
     """Told of a hang by one rank, before the processes end."""
     warn: Callable[[str], None] = lambda text: warnings.warn(text, stacklevel=2)
     """Told of a straggler, on rank 0."""
+    profile_wanted: Callable[[], ProfileRequest | None] = lambda: None
+    """What is to be traced, if anything; asked every few seconds on rank 0, and answered by"""
+    profiled: Callable[[Profile], None] = lambda profile: None
 
 
 @dataclass
@@ -82,17 +87,21 @@ class StepWatch:
         self._trainer = threading.get_ident()
         self._samples = self._board.ranks > 1 and device.type == "cpu"
         self._stop = threading.Event()
+        self._profiles = ProfileWindow(self._board, folder, device)
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
         self._phase: Phase = "other"
         self._step, self._first = 0, True
         self._moved, self._collectives = time.monotonic(), 0
         self._round = 0
         self._pace, self._slow = _Pace(), -1
+        self._kept: Path | None = None
         self._readings: dict[str, float] = {}
         self._waited, self._waited_told = 0.0, 0.0
 
     def begins(self, phase: Phase, step: int) -> None:
-        """The loop begins something; `step` counts from 0."""
+        """The loop begins something; `step` counts from 0. A step begins with its data."""
+        if phase == "data":
+            self._profiles.begins(step)
         if self._phase == "step":
             self._first = False
             self._pace.steps += 1
@@ -115,8 +124,11 @@ class StepWatch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._profiles.close()
         self._stop.set()
         self._thread.join()
+        with suppress(RuntimeError):  # The store is gone.
+            self._keep_profiles()
 
     def _watch(self) -> None:
         limit = self._observer.hang_timeout
@@ -132,6 +144,8 @@ class StepWatch:
             looked = now
             try:
                 self._compare_paces()
+                self._profiles.look(self._observer.profile_wanted() if self._board.rank == 0 else None)
+                self._keep_profiles()
                 if limit:
                     self._look_for_a_hang()
             except RuntimeError:  # The store has gone with rank 0: nobody can be asked any more.
@@ -169,6 +183,16 @@ class StepWatch:
                 f"{slow.ratio:.2f} times the median, and the others wait for it"
             )
         self._slow = slow.rank if slow.is_slow else -1
+
+    def _keep_profiles(self) -> None:
+        written = self._profiles.written()
+        if written is not None and written != self._kept:
+            self._kept = written
+            self._observer.keep([written])
+            self._profiles.finished()
+        made = self._profiles.made()
+        if made is not None:
+            self._observer.profiled(made)
 
     def _standing(self) -> Standing:
         """Where this rank is, and whether it moves."""

@@ -1,5 +1,7 @@
 """A rank that hangs or is slow is named; what is left is enough to find out where it was."""
 
+import gzip
+import json
 import multiprocessing
 import sys
 import time
@@ -16,6 +18,7 @@ from llm.training.loop import language_model_loss, train
 from llm.training.metrics_log import read_records
 from llm.training.pace import SLOW, Straggler, slowest, waits_for_others
 from llm.training.parallel.fsdp import data_mesh, shard
+from llm.training.profile_window import ProfileRequest
 from llm.training.watch import EXIT_HUNG, Observer
 from tests.unit.llm.training.checkpointed_run import CONFIG, a_run, micro_batches
 from tests.unit.llm.training.on_ranks import _PROCESSES as PROCESSES
@@ -58,7 +61,13 @@ def a_rank(rank: int, folder: Path, what: str) -> None:
             micro_batches=batches,
             loss_sum=loss_sum,
             evaluate=dict,
-            observer=Observer(hang_timeout=2.0, hung=say("hung"), warn=say("warned")),
+            observer=Observer(
+                hang_timeout=2.0,
+                hung=say("hung"),
+                warn=say("warned"),
+                profile_wanted=lambda: ProfileRequest("asked", 2, True) if what == "slow" else None,
+                profiled=say("profiled"),
+            ),
         )
     )
 
@@ -88,7 +97,14 @@ def test_the_rank_that_the_others_wait_for_is_named_with_its_stack(tmp_path):
     assert (tmp_path / "checkpoints/step-00000004/manifest.json").exists()
 
 
+def steps_in(trace: Path) -> list[str]:
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    assert any(event["name"] == "aten::mm" for event in events)
+    return sorted({each["name"] for each in events if each["name"].startswith("step ")})
+
+
 def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
+    """And a profile of all ranks is of the same steps."""
     ranks = two_ranks(tmp_path, "slow")
     for rank in ranks:
         rank.join(100)
@@ -97,7 +113,13 @@ def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
     assert (tmp_path / "warned-0").read_text().startswith("rank 1 (on ")
     told = [record for record in read_records(tmp_path / "timing.jsonl") if "slowest_rank" in record]
     assert {record["slowest_rank"] for record in told} == {1}
-    assert all(SLOW < record["slowest_rank_ratio"] < 20 for record in told)
+    assert SLOW < max(record["slowest_rank_ratio"] for record in told) < 20
+    traces = sorted(tmp_path.glob("profiles/step-*/*"))
+    assert [trace.name for trace in traces] == ["rank-0.json.gz", "rank-1.json.gz"]
+    first = int(traces[0].parent.name.removeprefix("step-"))
+    assert steps_in(traces[0]) == steps_in(traces[1]) == sorted([f"step {first}", f"step {first + 1}"])
+    assert f"first={first}" in (tmp_path / "profiled-0").read_text()
+    assert not (tmp_path / "profiled-1").exists()
 
 
 def test_whom_the_others_wait_for():
