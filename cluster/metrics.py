@@ -140,6 +140,32 @@ TRAINING = (
         panel="Step time",
     ),
     _training(
+        "forward_seconds", unit="seconds", help="Of these, in forward passes of worker 0", panel="Step time"
+    ),
+    _training("backward_seconds", unit="seconds", help="In backward passes", panel="Step time"),
+    _training("optimizer_seconds", unit="seconds", help="In the optimizer", panel="Step time"),
+    _training(
+        "communication_seconds",
+        unit="seconds",
+        help="In collectives, in whichever part of a step; on CPUs, with several workers",
+        panel="Step time",
+    ),
+    _training(
+        "slowest_rank", unit="", help="Worker that the others wait for most, on CPUs", panel="Slowest worker"
+    ),
+    _training(
+        "slowest_rank_ratio",
+        unit="",
+        help="Its own time a step, without waiting for others, over the median of all workers",
+        panel="Slowest worker's time over the median",
+    ),
+    _training(
+        "peak_memory_bytes",
+        unit="bytes",
+        help="Most memory of worker 0 so far: of a GPU what was allocated, else resident",
+        panel="Peak memory",
+    ),
+    _training(
         "checkpoint_seconds",
         unit="seconds",
         help="How long the last checkpoint held up training",

@@ -62,6 +62,9 @@ TOOLS = {
     "ls": Command("pipelines.inspect.ls", "LsConfig", "List artifacts", uses_ray=False),
     "show": Command("pipelines.inspect.show", "ShowConfig", "One artifact: lineage, counts", uses_ray=False),
     "diff": Command("pipelines.inspect.diff", "DiffConfig", "Where two artifacts differ", uses_ray=False),
+    "profile": Command(
+        "pipelines.inspect.profile", "ProfileConfig", "Trace steps of a run under way", uses_ray=False
+    ),
     "rm": Command("pipelines.inspect.rm", "RmConfig", "Remove artifacts", uses_ray=False),
     "gc": Command("pipelines.inspect.gc", "GcConfig", "Remove what finished work left", uses_ray=False),
     "verify": Command("pipelines.inspect.verify", "VerifyConfig", "Check every byte", uses_ray=False),

@@ -14,7 +14,7 @@ from llm.planning.memory import Step
 from llm.training.precision import Precision
 from pipelines.inspect.format import format_bytes
 from pipelines.parallel_config import ParallelConfig
-from pipelines.training_launch import NOTE, TrainingJob
+from pipelines.training_launch import SAID, TrainingJob
 
 _HOPELESS = 2.0
 """Times what there is: an estimate is never as wrong as this."""
@@ -60,9 +60,9 @@ def say_memory(
         averaged=config.optimizer.ema_decay > 0,
         copied=config.checkpoint_async and device.type == "cpu",
     )
-    note = verdict(config.name, demand, tightest(room_here(device)))
+    note = verdict(demand, tightest(room_here(device)))
     if dist.get_rank() == 0:
-        job.board.post.remote({NOTE: note})
+        job.board.post.remote({SAID: note})
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def tightest(room: Room) -> Room:
     return min(rooms, key=lambda each: each.free)
 
 
-def verdict(name: str, demand: Demand, room: Room) -> str:
+def verdict(demand: Demand, room: Room) -> str:
     """One line: what is needed and what there is; if it is too much, with what would help.
 
     Raises:
         UserError: it is so much too much that the run cannot but die.
     """
     needed = demand.needed
-    line = f"{name}: a worker needs about {format_bytes(needed)}"
+    line = f"a worker needs about {format_bytes(needed)}"
     if needed <= room.free:
         return f"{line} of the {format_bytes(room.free)} that {room.where} has for it"
     mends = demand.mends(room.free, more_ranks=not room.shared)

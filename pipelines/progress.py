@@ -46,6 +46,10 @@ class StageProgress:
             self._last_printed = now
             console.print(f"{self.stage}: {completed:,}/{self.total:,} {self.unit}s  {text}".rstrip())
 
+    def say(self, text: str) -> None:
+        """Print a line above the progress."""
+        console.print(f"{self.stage}: {text}", markup=False)
+
     def _left(self, now: float, completed: int) -> list[str]:
         assert self._first is not None
         began, completed_before = self._first

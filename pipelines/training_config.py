@@ -113,6 +113,10 @@ class TrainingConfig(WandbConfig):
     """Steps between writes of the metrics."""
     max_failures: How[int] = Field(default=3, ge=-1)
     """How often to start the workers again after one has died; -1 for ever."""
+    hang_timeout: How[float] = Field(default=600.0, ge=0)
+    """Seconds after which a step that makes no progress (no collective begun, no end) has hung: stacks are
+    written, and the workers start again. The first step may take three times as long; 0 for never.
+    """
     compile: How[bool] = False
     """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
     activation_checkpointing: How[Activations] = "none"

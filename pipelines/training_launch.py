@@ -36,8 +36,10 @@ from pipelines.training_config import TrainingConfig
 FATAL = "fatal"
 RESULT = "result"
 """Fields of the progress board that end a run: why it cannot go on, in one line, or what it made."""
-NOTE = "note"
-"""One that is a line for the user."""
+HUNG = "hung"
+"""Which workers hung at which step, in one line; comes with the checkpoint that the run goes on `from`."""
+SAID = "said"
+"""Anything else that the user is to read."""
 _POLL_SECONDS = 0.5
 _SHOWN = (
     "loss",
@@ -101,7 +103,11 @@ def run_training(
     trainer = _Trainer(
         worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
+            # Whoever watches the steps is to see a hang before torch does, which says less of it.
+            timeout_s=max(1800, int(4 * config.hang_timeout)),
+        ),
         scaling_config=_scaling(config, share, threads),
         run_config=RunConfig(
             name=stage,
@@ -119,26 +125,39 @@ def run_training(
         latest: dict[str, Any] = {}
         while fit.is_alive():
             fit.join(_POLL_SECONDS)
-            _follow(board, latest, progress, run_metrics)
-        _follow(board, latest, progress, run_metrics)
+            _follow(board, config, latest, progress, run_metrics)
+        _follow(board, config, latest, progress, run_metrics)
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)
     if RESULT not in latest:
-        raise UserError(f"{stage}: {latest.get(FATAL) or ' '.join(failures) or 'the workers left no result'}")
+        reasons = [latest.get(FATAL) or " ".join(failures) or "the workers left no result"]
+        raise UserError(f"{stage}: {'; '.join([latest[HUNG], *reasons] if HUNG in latest else reasons)}")
     draft.include(latest[RESULT]["files"])
     counts: dict[str, Any] = latest[RESULT]["counts"]
     return counts
 
 
-def _follow(board: Any, latest: dict[str, Any], progress: StageProgress, run_metrics: RunMetrics) -> None:
-    """Log each record that was posted meanwhile, and show and keep the latest value of every field."""
+def _follow(
+    board: Any,
+    config: TrainingConfig,
+    latest: dict[str, Any],
+    progress: StageProgress,
+    run_metrics: RunMetrics,
+) -> None:
+    """Log each record that was posted meanwhile, say what is to be said, and show and keep the latest value
+    of every field.
+    """
     records: list[dict[str, Any]] = ray.get(board.take.remote())
     shown_step = latest.get("step", 0)
     for record in records:
-        if NOTE in record:
-            console.print(record[NOTE], markup=False)
-            continue
         run_metrics.log(record)
+        if SAID in record:
+            progress.say(record[SAID])
+        if HUNG in record:
+            again = f"; the workers start again from {record['from'] or 'the beginning'}"
+            progress.say(record[HUNG] + (again if config.max_failures else ""))
+        elif "loss" in record:
+            latest.pop(HUNG, None)  # That was another time.
         latest.update(record)
     if latest.get("step", 0) != shown_step:
         progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from llm.training.checkpoint_ranks import RankGroup
 from llm.training.checkpoint_tensors import Staging, named_tensors
 from llm.training.checkpoint_writing import CheckpointPlace, files_beside, write_checkpoint
+from llm.training.hang import CHECKPOINTS
 from llm.training.parallel.weights import in_model_rows
 
 Report = Callable[[int, float, float], None]
@@ -41,7 +42,7 @@ class CheckpointSaver:
         self._pending: _Pending | None = None
         # Collectives of two threads over one group would meet each other.
         several = in_background and RankGroup().several
-        self._ranks = RankGroup(dist.new_group(backend="gloo") if several else None)
+        self._ranks = RankGroup(dist.new_group(backend="gloo", group_desc=CHECKPOINTS) if several else None)
         self._thread = ThreadPoolExecutor(1, "checkpoint", *_same_gpu())
 
     def save(

@@ -23,10 +23,13 @@ from llm.training.optimizer import make_optimizer
 from llm.training.outliers import Outliers
 from llm.training.parallel.ranks import Ranks
 from llm.training.parallel.rows import own_part
+from llm.training.peak_memory import peak_memory
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
 from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
+from llm.training.step_split import StepSplit
+from llm.training.watch import Observer, StepWatch
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,9 @@ class TrainingRun:
     precision: Precision
     """What the model was sharded with; its checkpoints say so."""
     folder: Path
-    """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`."""
+    """Gets `checkpoints/`, `metrics.jsonl` and `timing.jsonl`; of a step that hung, `hangs/`; if asked for,
+    `profiles/`.
+    """
     mirror: CheckpointMirror | None = field(default=None, kw_only=True)
     """Where checkpoints are kept if not in the folder."""
     extended: Callable[[], Path | None] = field(default=lambda: None, kw_only=True)
@@ -66,6 +71,8 @@ class TrainingRun:
     """Ranks that are given the same rows (`ParallelLayout.copies`)."""
     loss_sum: LossSum | None = None
     """What a micro-batch costs; by default the cross-entropy of a language model."""
+    observer: Observer = field(default_factory=Observer)
+    """Told of steps that hang and ranks that are slow; asks for profiles."""
 
     @property
     def checkpoints(self) -> Path:
@@ -89,11 +96,15 @@ def train(run: TrainingRun) -> None:
     place = CheckpointPlace(
         run.checkpoints, recipe.keep_checkpoints, recipe.keep_every, run.mirror, run.may_write
     )
-    with CheckpointSaver(place, recipe.checkpoint_async) as saver:
-        _train(run, saver)
+    device = next(run.model.parameters()).device
+    with (
+        CheckpointSaver(place, recipe.checkpoint_async) as saver,
+        StepWatch(run.observer, run.folder, device) as watch,
+    ):
+        _train(run, saver, watch)
 
 
-def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
+def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
     recipe, model = run.recipe, run.model
     optimizer = make_optimizer(model, recipe, run.precision)
     if recipe.ema_decay:
@@ -105,14 +116,25 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
         if recipe.compile:
             block.compile()
     loss_sum = run.loss_sum or language_model_loss(model)
-    recorder = Recorder(run.folder, first_step, recipe.flush_every, run.watcher, run.may_write)
+    device = next(model.parameters()).device
+    split = StepSplit(device)
+
+    def readings() -> dict[str, float]:
+        return split.take() | watch.readings() | peak_memory(device)
+
+    recorder = Recorder(run.folder, first_step, recipe.flush_every, run.watcher, run.may_write, readings)
+    if recorder.writes:
+        loss_sum = split.forward(loss_sum)
+        split.optimizer(optimizer)
 
     for step in range(first_step, recipe.steps):
+        watch.begins("data", step)
         started = time.perf_counter()
         rate = recipe.rate(step)
         try:
             micro_batches = run.micro_batches(step)
             data_wait = time.perf_counter() - started
+            watch.begins("step", step)
             result = train_step(
                 model,
                 optimizer,
@@ -124,9 +146,11 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
                 outliers=outliers,
             )
         except NonFiniteError as error:
+            watch.begins("other", step)
             saver.wait()
             raise NonFiniteError(f"step {step + 1}: {error}{_where(run, step)}. {_mend(run)}") from None
         seconds = time.perf_counter() - started
+        watch.begins("other", step)
 
         done = step + 1
         metrics = {"step": done, "loss": result.loss, "learning_rate": rate}

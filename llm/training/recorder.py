@@ -20,8 +20,9 @@ class Recorder:
 
     `metrics.jsonl` has one line a step and only numbers that a repeated run would repeat. Clock readings go
     to `timing.jsonl`: one line a flush, with the seconds spent in training steps alone (not in evaluation or
-    checkpoints), how many of them went by waiting for data, and the tokens learned from per such second; and
-    one line a checkpoint, with the seconds that training waited for it and those until it was committed.
+    checkpoints), how many of them went by waiting for data, the tokens learned from per such second, and
+    `readings`; and one line a checkpoint, with the seconds that training waited for it and those until it was
+    committed.
 
     To make a recorder or to flush one raises Superseded where another process has taken the run over.
     """
@@ -33,14 +34,18 @@ class Recorder:
         flush_every: int,
         watcher: Callable[[dict[str, Any]], None],
         may_write: Callable[[], bool],
+        readings: Callable[[], dict[str, float]] = dict,
     ) -> None:
+        """readings: further clock readings and the like, since it was called last."""
         self._flush_every, self._watcher, self._may_write = flush_every, watcher, may_write
+        self._readings = readings
         self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._latest: dict[str, Any] = {}
         self._told_step = resumed_step
         self._untold: dict[str, float] = {}
-        self._active = not dist.is_initialized() or dist.get_rank() == 0
-        if self._active:
+        self.writes = not dist.is_initialized() or dist.get_rank() == 0
+        """Whether this is rank 0."""
+        if self.writes:
             self._check()
             self._metrics = JsonLines(folder / "metrics.jsonl", resumed_step)
             self._timing = JsonLines(folder / "timing.jsonl", resumed_step)
@@ -49,7 +54,7 @@ class Recorder:
         """Take one step's metrics (`step` and `tokens` among them), how long the step took, and how much of
         that it waited for data.
         """
-        if not self._active:
+        if not self.writes:
             return
         self._metrics.append(metrics)
         self._latest = metrics
@@ -64,13 +69,14 @@ class Recorder:
         Raises:
             Superseded: another process writes this run now.
         """
-        if not self._active:
+        if not self.writes:
             return
         self._check()
         speed: dict[str, Any] = {}
         if self._tokens:
             speed = {"seconds": self._seconds, "data_wait_seconds": self._data_wait}
             speed["tokens_per_s"] = self._tokens / self._seconds
+            speed |= self._readings()
             self._timing.append({"step": self._latest["step"], **speed})
             self._seconds, self._data_wait, self._tokens = 0.0, 0.0, 0
         self._metrics.flush(durable)
@@ -88,7 +94,7 @@ class Recorder:
         """Take how long the checkpoint after `step` held up training, and how long it took until it was
         committed, in seconds. Steps may have been recorded since.
         """
-        if not self._active:
+        if not self.writes:
             return
         seconds = {"checkpoint_seconds": held_up, "checkpoint_commit_seconds": committed}
         self._timing.append({"step": step, **seconds})

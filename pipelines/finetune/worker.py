@@ -19,6 +19,7 @@ from pipelines.finetune.conversations import Example, heldout_examples, right_pa
 from pipelines.memory_check import say_memory
 from pipelines.model_folder import LOGS, TOKENIZER, WEIGHTS
 from pipelines.training_launch import TrainingJob
+from pipelines.training_observer import observer
 from pipelines.training_worker import (
     Claim,
     Watcher,
@@ -83,6 +84,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                     job, device, precision, training_flops_per_token(job.model, config.max_seq_len)
                 ),
                 may_write=Claim(job).holds,
+                observer=observer(job),
             )
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.end_id, lora=config.adapters)

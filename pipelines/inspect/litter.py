@@ -15,7 +15,7 @@ from llm.training.checkpoint_manifest import is_for_ever
 _BETWEEN_STEPS = ("work", "sample", "batches", "ray_train", LEDGER)
 """Folders that a stage needs until its artifact is committed."""
 _CHECKPOINTS = "checkpoints"
-_KEPT_FOLDERS = (_CHECKPOINTS, "wandb")
+_KEPT_FOLDERS = (_CHECKPOINTS, "wandb", "hangs", "profiles")
 _KEPT_FILES = (MANIFEST, RUN, "begun.json", "metrics.jsonl", "samples.jsonl", "timing.jsonl")
 """Beside what the manifest lists, these may lie in a finished artifact's folder."""
 _IN_THE_MAKING = (".partial", ".lock")

@@ -18,6 +18,7 @@ from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.heldout import held_out
 from pipelines.pretrain.token_source import TokenSource, open_source
 from pipelines.training_launch import TrainingJob
+from pipelines.training_observer import observer
 from pipelines.training_worker import (
     Claim,
     Watcher,
@@ -64,6 +65,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, flops_per_predicted_token(config, job.model)),
                 may_write=Claim(job).holds,
+                observer=observer(job),
             )
         )
         files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)

@@ -20,6 +20,7 @@ from pipelines.reward.config import RewardConfig
 from pipelines.reward.rankings import FILLER, chosen, padded, read_rankings
 from pipelines.reward.scores import measure, ranking_loss
 from pipelines.training_launch import TrainingJob
+from pipelines.training_observer import observer
 from pipelines.training_worker import Claim, finish, my_share, run_precision, training_worker
 
 
@@ -57,6 +58,7 @@ def reward_worker(arguments: dict[str, Any]) -> None:
                 attachments=job.attachments,
                 watcher=lambda metrics: job.board.post.remote(without_token_speed(metrics)),
                 may_write=Claim(job).holds,
+                observer=observer(job),
                 loss_sum=ranking_loss(model),
             )
         )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -74,9 +75,9 @@ def assert_same_bits(artifact, undisturbed) -> None:
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def wait_for_checkpoint(root: Path, step: int) -> None:
+def wait_for_checkpoint(root: Path, step: int, name: str = "base") -> None:
     deadline = time.monotonic() + 240
-    while not list(root.glob(f"models/base/*/checkpoints/step-{step:08d}")):
+    while not list(root.glob(f"models/{name}/*/checkpoints/step-{step:08d}")):
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
 
@@ -241,3 +242,37 @@ def test_sequences_longer_than_the_data_are_refused_before_anything_starts(undis
     with pytest.raises(UserError, match="--seq-len 100000: the largest shard"):
         stage.run(config, CLUSTER)
     assert not (root / "models" / "long").exists()
+
+
+def test_a_worker_that_stands_still_is_named_and_the_run_goes_on(local_ray, tmp_path, capfd):
+    """Stopped as it stands, it does not even answer; the other one tells."""
+    small_store(tmp_path)
+    changes = {"workers": 2, "hang_timeout": 4.0, "steps": 80, "name": "stands"}
+    stopped: list[int] = []
+
+    def stop_a_worker() -> None:
+        wait_for_checkpoint(tmp_path, 40, "stands")
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "RayTrainWorker" in " ".join(process.cmdline())
+        ]
+        os.kill(workers[0].pid, signal.SIGSTOP)
+        stopped.append(workers[0].pid)
+
+    stopper = threading.Thread(target=stop_a_worker)
+    stopper.start()
+    artifact = stage.run(PretrainConfig(root=str(tmp_path), **FIELDS | changes), CLUSTER)
+    stopper.join()
+    assert stopped
+    (said,) = [
+        line for line in capfd.readouterr().out.splitlines() if " hung, " in line and "pretrain" in line
+    ]
+    assert re.search(r"pretrain: step \d+ hung, no progress for \d+ s: rank [01] does not answer", said)
+    assert said.endswith("the workers start again from step-00000040")
+    assert [record["step"] for record in read_records(artifact.fetch() / "metrics.jsonl")] == list(
+        range(1, 81)
+    )
+    stacks = list(artifact.fetch().glob("hangs/step-000000*/rank-*.txt"))
+    assert len(stacks) == 1
+    assert "distributed_c10d.py" in stacks[0].read_text()

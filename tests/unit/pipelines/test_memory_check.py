@@ -19,16 +19,16 @@ def room(total: float, free: float, shared: bool = True) -> Room:
 
 
 def test_enough_too_little_and_hopeless() -> None:
-    enough = verdict("base", DEMAND, room(3, 1.01))
-    assert enough.startswith("base: a worker needs about ")
+    enough = verdict(DEMAND, room(3, 1.01))
+    assert enough.startswith("a worker needs about ")
     assert enough.endswith(" GiB that an H1 has for it")
-    tight = verdict("base", DEMAND, room(3, 0.8))
+    tight = verdict(DEMAND, room(3, 0.8))
     assert "it may run out of memory: try --micro-batch 8 or --activation-checkpointing full" in tight
     assert "--workers" not in tight
-    assert verdict("base", DEMAND, room(0.51, 0.1)).endswith("take a smaller model, or shorter sequences")
-    assert "or --workers 2" in verdict("base", DEMAND, room(1, 0.9, shared=False))
-    with pytest.raises(UserError, match=r"^base: a worker needs about .* GiB for it: try .*--workers \d+$"):
-        verdict("base", DEMAND, room(0.4, 0.4, shared=False))
+    assert verdict(DEMAND, room(0.51, 0.1)).endswith("take a smaller model, or shorter sequences")
+    assert "or --workers 2" in verdict(DEMAND, room(1, 0.9, shared=False))
+    with pytest.raises(UserError, match=r"^a worker needs about .* GiB for it: try .*--workers \d+$"):
+        verdict(DEMAND, room(0.4, 0.4, shared=False))
     for line in (enough, tight):
         assert "\n" not in line
 

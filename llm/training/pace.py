@@ -1,0 +1,51 @@
+"""How long each rank computes in a step, and who is slow.
+
+All steps of a run take equally long, since every rank waits for the slowest. So the time of a rank is taken
+without that in which it waits for others in a collective: the thread that watches looks where the one that
+trains is, some times a second, and counts. On a GPU, where collectives run beside the program, that says
+nothing, and no rank is called slow.
+"""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import FrameType
+
+SLOW = 1.25
+"""Times the median from which on a rank is a straggler: less is within the noise."""
+_IN_COLLECTIVES = ("distributed_c10d.py", "c10d_logger.py", "_functional_collectives.py")
+_DEPTH = 3
+"""Innermost frames that are looked at: a collective's wrappers are no deeper."""
+
+
+def waits_for_others(frame: FrameType | None) -> bool:
+    """Whether a thread whose innermost frame this is is in a collective."""
+    for _ in range(_DEPTH):
+        if frame is None:
+            return False
+        if frame.f_code.co_filename.endswith(_IN_COLLECTIVES):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """The slowest rank."""
+
+    rank: int
+    ratio: float
+    """Its own seconds a step over the median of all ranks'."""
+
+    @property
+    def is_slow(self) -> bool:
+        return self.ratio >= SLOW
+
+
+def slowest(seconds: Mapping[int, float]) -> Straggler:
+    """By each rank's own seconds a step. Of an even number of ranks the median is the lower middle: of two,
+    the faster is what the slower is compared with.
+    """
+    rank = max(seconds, key=lambda each: seconds[each])
+    median = statistics.median_low(seconds.values())
+    return Straggler(rank, seconds[rank] / median if median > 0 else 1.0)
