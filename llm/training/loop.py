@@ -166,6 +166,7 @@ def language_model_loss(
 
     def loss_sum(*micro_batch: Tensor) -> Any:
         *given, targets = micro_batch
+        row_weights = (targets != IGNORE).sum(1)
         if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
             given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
         else:
@@ -182,7 +183,7 @@ def language_model_loss(
             return with_z_loss(hidden, head_weight, predicted, vocab_size, head_bias, coefficient=z_loss)
 
         if model.config.n_experts:
-            inputs["row_weights"] = (targets != IGNORE).sum(1)
+            inputs["row_weights"] = row_weights
         return model(*given, **inputs, readout=readout)
 
     return loss_sum

@@ -136,7 +136,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def workers_per_share(self) -> int:
-        return self.parallel.tensor * self.parallel.context
+        return self.parallel.tensor * self.parallel.context * self.parallel.pipeline
 
     @property
     def sources(self) -> TokensChoice:

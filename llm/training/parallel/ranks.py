@@ -9,6 +9,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from llm.models.fused import TENSOR
 from llm.training.parallel.layout import ParallelLayout, Place
 
+EXPERT = "expert"
+"""Name of the mesh dimension whose ranks divide experts."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -25,8 +28,14 @@ class Ranks:
     """
     tensor: DeviceMesh
     """The ranks that divide matrices with this one."""
+    experts: DeviceMesh
+    """What shards the parameters of experts: [replicate,] shard · context · tensor / expert."""
+    expert: DeviceMesh
+    """The ranks that divide experts with this one."""
     context: dist.ProcessGroup
     """The ranks that divide rows with this one."""
+    rows: dist.ProcessGroup
+    """Likewise, and those that divide matrices and so the rows between these."""
     pipeline: dist.ProcessGroup
     """The stages that this one is one of."""
 
@@ -54,6 +63,16 @@ def arrange(layout: ParallelLayout, device: torch.device) -> Ranks:
         (*outer, layout.shard, layout.context, layout.tensor),
         mesh_dim_names=("pipeline", "replicate", "shard", "context", TENSOR),
     )
+    experts = init_device_mesh(
+        device.type,
+        (*outer, layout.neighbours // layout.expert, layout.expert),
+        mesh_dim_names=("pipeline", "replicate", "shard", EXPERT),
+    )
+    row = init_device_mesh(
+        device.type,
+        (layout.pipeline * layout.data, layout.context * layout.tensor),
+        mesh_dim_names=("share", "row"),
+    )
     data = ("replicate", "shard") if layout.replicate > 1 else "shard"
     return Ranks(
         layout,
@@ -61,6 +80,9 @@ def arrange(layout: ParallelLayout, device: torch.device) -> Ranks:
         blocks[data],
         rest[data],
         blocks[TENSOR],
+        experts[data],
+        experts[EXPERT],
         rows["context"].get_group(),
+        row["row"].get_group(),
         blocks["pipeline"].get_group(),
     )

@@ -32,6 +32,7 @@ from torch.distributed.tensor.parallel import (
 
 from llm.models.attention import Attention
 from llm.models.decoder import Trunk
+from llm.models.experts import Experts
 from llm.training.parallel.ranks import Ranks
 
 
@@ -70,6 +71,11 @@ def divide_block(block: nn.Module, mesh: DeviceMesh) -> None:
     if attention.q_norm is not None:  # over (batch, seq, heads, head_dim): each rank has heads of its own
         heads = SequenceParallel(sequence_dim=2, use_local_output=True)
         plan |= {"attention.q_norm": heads, "attention.k_norm": heads}
+    if isinstance(
+        block.mlp, Experts
+    ):  # whose matrices are not divided: each rank has tokens of its own there
+        plan = {name: style for name, style in plan.items() if not name.startswith("mlp.")}
+        plan["mlp.router"] = norm
     names = {name for name, _ in block.named_modules()}
     parallelize_module(block, mesh, {name: style for name, style in plan.items() if name in names})
     attention.n_heads //= mesh.size()

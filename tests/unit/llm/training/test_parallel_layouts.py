@@ -36,6 +36,14 @@ GPT = model_config(
     tie_embeddings=False,
 )
 UNTIED = LLAMA.model_copy(update={"tie_embeddings": False})
+EXPERTS = UNTIED.model_copy(
+    update={
+        "n_experts": 4,
+        "experts_per_token": 2,
+        "balance_coefficient": 0.5,
+        "router_z_coefficient": 0.1,
+    }
+)
 STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
 
 
@@ -54,6 +62,11 @@ CASES = {
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
     "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
+    "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
+    "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
+    "experts over tensor and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
+    "experts over tensor, context": Case(ParallelLayout(context=2, tensor=2, expert=2), EXPERTS),
+    "experts whole, tensor": Case(ParallelLayout(shard=2, tensor=2), EXPERTS),
 }
 
 
@@ -119,14 +132,14 @@ def dividedly(case: Case):
 
 def all_cases(folder):
     found = {name: dividedly(case) for name, case in CASES.items()}
-    save_then_load(folder)
-    found["reloaded"] = reloaded(folder)
+    for name, other in RELOADED.items():
+        save_then_go_on(folder / name, CASES[name])
+        found[f"{name}, reloaded"] = reloaded(folder / name, other)
     return found
 
 
-def save_then_load(folder):
+def save_then_go_on(folder, case):
     """Two steps under one layout."""
-    case = CASES["tensor and shard"]
     model, ranks = divided(case)
     model.init_weights(seed=3)
     optimizer = optimizer_of(model)
@@ -136,9 +149,8 @@ def save_then_load(folder):
         steps(model, optimizer, case, ranks, range(2, STEPS))  # which the checkpoint knows nothing of
 
 
-def reloaded(folder):
-    """The other two under another."""
-    case = Case(ParallelLayout(tensor=1, shard=4), LLAMA, OPENING)
+def reloaded(folder, case):
+    """The last under another."""
     model, ranks = divided(case)
     optimizer = optimizer_of(model)
     load_checkpoint(newest_checkpoint(folder), model, optimizer)
@@ -156,6 +168,13 @@ def on_four_ranks(folder):
     return on_ranks(4, all_cases, folder)
 
 
+RELOADED = {
+    "tensor and shard": Case(ParallelLayout(shard=4), LLAMA, OPENING),
+    "experts and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
+}
+"""Under which layout a checkpoint of another is read."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
     expected_curve, expected_logits, expected_weights = plainly(CASES[name])
@@ -167,16 +186,17 @@ def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
     assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
 
 
-def test_a_checkpoint_is_continued_under_any_layout(on_four_ranks, folder):
-    case = CASES["tensor and shard"]
+@pytest.mark.parametrize("name", RELOADED)
+def test_a_checkpoint_is_continued_under_any_layout(name, on_four_ranks, folder):
+    case = CASES[name]
     expected_curve, _, expected_weights = plainly(case)
-    curve, _, weights = on_four_ranks[0]["reloaded"]
+    curve, _, weights = on_four_ranks[0][f"{name}, reloaded"]
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
     assert_equal_weights(weights, expected_weights)
 
     model = build(case.config).to_empty(device="cpu")
     optimizer = optimizer_of(model)
-    load_checkpoint(newest_checkpoint(folder), model, optimizer)
+    load_checkpoint(newest_checkpoint(folder / name), model, optimizer)
     alone = Case(ParallelLayout(), case.config, case.opening_id)
     curve = steps(model, optimizer, alone, None, range(2, STEPS))
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
