@@ -26,7 +26,7 @@ from llm.training.parallel.rows import own_part
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
-from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
+from llm.training.step import Backward, LossSum, MicroBatch, NonFiniteError, train_step
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class TrainingRun:
     """Ranks that are given the same rows (`ParallelLayout.copies`)."""
     loss_sum: LossSum | None = None
     """What a micro-batch costs; by default the cross-entropy of a language model."""
+    backward: Backward | None = None
+    """Takes all micro-batches of a step, in place of `loss_sum` one by one (`Pipeline.backward`)."""
 
     @property
     def checkpoints(self) -> Path:
@@ -121,6 +123,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
                 rate,
                 recipe.clip_norm,
                 run.copies,
+                run.backward,
                 outliers=outliers,
             )
         except NonFiniteError as error:

@@ -29,7 +29,8 @@ def shard(
 
     In bf16, matmuls and activations are bf16 while the weights that the optimizer moves, and every sum of
     gradients over micro-batches and ranks, stay fp32. One rank is sharded too, for the sake of the precision;
-    in fp32 there is then nothing to do, and the hooks would only take time.
+    in fp32 there is then nothing to do, and the hooks would only take time. (One of several is a stage of a
+    pipeline: plain tensors are those that all ranks have.)
 
     The root, too, goes back to its shards after every forward pass. Left whole, as is torch's default, an
     evaluation before the optimizer is made would hand it tensors that nobody trains.
@@ -43,7 +44,7 @@ def shard(
         experts: what shards the experts' matrices, if not what shards the other parameters of a block.
     """
     rest = rest or mesh
-    if rest.size() == 1 and precision == "fp32":
+    if dist.get_world_size() == 1 and precision == "fp32":
         return
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)

@@ -193,16 +193,6 @@ class ParallelLayout:
     def _check_pipeline(self, config: ModelConfig) -> None:
         if config.family != "decoder":
             raise LayoutError(f"pipeline={self.pipeline} is for decoders; use shard for an {config.family}")
-        if config.n_experts:
-            raise LayoutError(
-                f"pipeline={self.pipeline} does not go with n_experts={config.n_experts}, whose router's "
-                "losses are of all blocks; use expert"
-            )
-        if config.tie_embeddings:
-            raise LayoutError(
-                f"pipeline={self.pipeline}: the embedding of the first stage is the head of the last; give "
-                "the head weights of its own (tie_embeddings=False), or use shard"
-            )
         if config.n_layers % self.pipeline:
             raise LayoutError(
                 f"pipeline={self.pipeline} does not divide n_layers={config.n_layers}: choose one of "

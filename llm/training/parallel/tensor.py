@@ -40,7 +40,7 @@ def divide_heads(model: Trunk, ranks: Ranks) -> None:
     """Divide each block of `model` in place over the tensor ranks. Call it before sharding.
 
     With gradients the trunk gives hidden states of this rank's part of each row (`own_rows`). Without, as in
-    an evaluation, all ranks get all of them; stages of a pipeline are not evaluated.
+    an evaluation, all ranks get all of them; the last stage of a pipeline gathers them itself.
     """
     blocks, mesh = list(model.blocks), ranks.tensor
     for block in blocks:
@@ -49,7 +49,7 @@ def divide_heads(model: Trunk, ranks: Ranks) -> None:
         blocks[0].register_forward_pre_hook(lambda _, args: (own_rows(args[0], mesh), *args[1:]))
     if ranks.layout.pipeline == 1:
         (model.norm or blocks[-1]).register_forward_hook(
-            lambda _, args, hidden: hidden if torch.is_grad_enabled() else _whole(hidden, mesh)
+            lambda _, args, hidden: hidden if torch.is_grad_enabled() else whole_rows(hidden, mesh)
         )
 
 
@@ -87,5 +87,6 @@ def own_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:
     return rows.chunk(mesh.size(), dim=1)[mesh.get_local_rank()]
 
 
-def _whole(rows: Tensor, mesh: DeviceMesh) -> Tensor:
+def whole_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The way back, without a gradient."""
     return all_gather_single(rows, gather_dim=1, group=mesh)

@@ -40,9 +40,7 @@ EXPERTS = {"n_experts": 4, "experts_per_token": 2}
             "expert=3 does not divide n_experts=4: choose one of 1, 2, 4",
         ),
         ({"shard": 10, "expert": 2}, EXPERTS, 64, "expert=2 leaves 5 of 10 ranks to .* d_model=64"),
-        ({"pipeline": 2}, EXPERTS, 64, "pipeline=2 does not go with n_experts=4"),
         ({"pipeline": 4}, {}, 64, "pipeline=4 does not divide n_layers=6: choose one of 1, 2, 3, 6"),
-        ({"pipeline": 2}, {"tie_embeddings": True}, 64, "the embedding of the first stage is the head"),
     ],
 )
 def test_models_that_do_not_fit(layout, changes, seq_len, message):

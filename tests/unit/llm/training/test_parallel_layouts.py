@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llm.models.load import build
 from llm.models.presets import model_config
@@ -44,6 +45,7 @@ EXPERTS = UNTIED.model_copy(
         "router_z_coefficient": 0.1,
     }
 )
+DEEP = LLAMA.model_copy(update={"n_layers": 4})
 STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
 
 
@@ -62,6 +64,9 @@ CASES = {
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
     "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
+    "stages with one table": Case(ParallelLayout(shard=2, pipeline=2), LLAMA),
+    "four stages with one table": Case(ParallelLayout(pipeline=4), DEEP),
+    "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
     "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
     "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
     "experts over tensor and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
@@ -79,17 +84,19 @@ def batch(step: int):
 
 
 def steps(model, optimizer, case: Case, ranks, numbers):
-    """(loss, gradient norm, tokens) of each step, taken in two micro-batches."""
+    """(loss, gradient norm, tokens) of each step, taken in two micro-batches, or one for each stage."""
     layout, share = case.layout, SEQUENCES // case.layout.data
     staged = isinstance(model, DecoderStage)
-    backward = Pipeline(model, ranks, torch.device("cpu")).backward if staged else None
+    pipeline = Pipeline(model, ranks, torch.device("cpu"), case.opening_id) if staged else None
+    backward = pipeline.backward if pipeline else None
     seen = []
     for step in numbers:
         first = ranks.place.data * share if ranks else 0
         tokens, targets = (each[first : first + share] for each in batch(step))
-        halves = list(zip(tokens.split(share // 2), targets.split(share // 2), strict=True))
+        size = share // max(2, layout.pipeline)
+        parts = list(zip(tokens.split(size), targets.split(size), strict=True))
         loss_sum = language_model_loss(model, case.opening_id, ranks)
-        result = train_step(model, optimizer, halves, loss_sum, 1e-2, 0.5, layout.copies, backward)
+        result = train_step(model, optimizer, parts, loss_sum, 1e-2, 0.5, layout.copies, backward)
         seen.append((result.loss, result.grad_norm, result.tokens))
     return seen
 
@@ -98,7 +105,7 @@ def divided(case: Case):
     ranks = arrange(case.layout, torch.device("cpu"))
     with torch.device("meta"):
         staged = case.layout.pipeline > 1
-        model = DecoderStage(case.config, ranks, case.opening_id) if staged else build(case.config)
+        model = DecoderStage(case.config, ranks) if staged else build(case.config)
     parallelize(model, ranks, "fp32")
     model.to_empty(device="cpu")
     return model, ranks
@@ -122,10 +129,8 @@ def optimizer_of(model):
 def dividedly(case: Case):
     model, ranks = divided(case)
     model.init_weights(seed=3)
-    logits = None
-    if case.layout.pipeline == 1:
-        with torch.no_grad():
-            logits = model(batch(0)[0])  # An evaluation sees whole rows.
+    with torch.no_grad():
+        logits = model(batch(0)[0], readout=F.linear)  # An evaluation sees whole rows, and all stages.
     curve = steps(model, optimizer_of(model), case, ranks, range(STEPS))
     return curve, logits, gather_weights(model, ranks)
 
@@ -155,7 +160,7 @@ def reloaded(folder, case):
     optimizer = optimizer_of(model)
     load_checkpoint(newest_checkpoint(folder), model, optimizer)
     curve = steps(model, optimizer, case, ranks, range(2, STEPS))
-    return curve, None, gather_weights(model)
+    return curve, None, gather_weights(model, ranks)
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +176,8 @@ def on_four_ranks(folder):
 RELOADED = {
     "tensor and shard": Case(ParallelLayout(shard=4), LLAMA, OPENING),
     "experts and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
+    "stages with one table": Case(ParallelLayout(shard=4), LLAMA),
+    "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
 }
 """Under which layout a checkpoint of another is read."""
 
@@ -180,8 +187,7 @@ def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
     expected_curve, expected_logits, expected_weights = plainly(CASES[name])
     curve, logits, weights = on_four_ranks[0][name]
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve), rtol=1e-4, atol=0)
-    if logits is not None:
-        torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
     assert_equal_weights(weights, expected_weights)
     assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
 
@@ -201,6 +207,14 @@ def test_a_checkpoint_is_continued_under_any_layout(name, on_four_ranks, folder)
     curve = steps(model, optimizer, alone, None, range(2, STEPS))
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
     assert_equal_weights(model.state_dict(), expected_weights)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(on_four_ranks):
+    name = "stages of experts"
+    assert RELOADED[name].layout == CASES[name].layout
+    uninterrupted, resumed = on_four_ranks[0][name], on_four_ranks[0][f"{name}, reloaded"]
+    assert resumed[0] == uninterrupted[0][2:]
+    assert all(torch.equal(value, uninterrupted[2][key]) for key, value in resumed[2].items())
 
 
 def assert_equal_weights(actual, expected):
