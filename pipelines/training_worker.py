@@ -110,9 +110,11 @@ def sharded_model(
         ranks: how it is divided; by default it is sharded over all.
         lora: the adapters to train in place of the weights, of a decoder.
     """
-    staged = ranks is not None and ranks.layout.pipeline > 1
-    with torch.device("meta"):
-        model = DecoderStage(job.model, ranks) if staged else build(job.model)
+    if ranks is not None and ranks.layout.pipeline > 1:
+        with torch.device("meta"):
+            model: LanguageModel | DecoderWithScalar = DecoderStage(job.model, ranks)
+    else:
+        model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
     if lora is not None:
         assert isinstance(model, Decoder)

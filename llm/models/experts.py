@@ -66,6 +66,8 @@ class Experts(nn.Module):
         """Equally long parts of a row, of which x is one."""
         self.sum_over_row: Callable[[Tensor], Tensor] = _whole
         """Adds up a tensor over these parts."""
+        self.counts: Tensor | None = None
+        """(n_experts,) int64: how many tokens chose each in passes with gradients, since it was None."""
         n, d, hidden = config.n_experts, config.d_model, config.d_ff
         self.n_experts, self.chosen = n, config.experts_per_token
         self.balance, self.z = config.balance_coefficient, config.router_z_coefficient
@@ -86,7 +88,10 @@ class Experts(nn.Module):
         weights, experts = probabilities.topk(self.chosen)
         weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
         choices = F.one_hot(experts.flatten(1), self.n_experts).sum(1)  # (batch, n_experts)
-        y = self._compute(x.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1), choices.sum(0))
+        counts = choices.sum(0)
+        if torch.is_grad_enabled():
+            self.counts = counts if self.counts is None else self.counts + counts
+        y = self._compute(x.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1), counts)
         return y.view_as(x), self._row_losses(logits, probabilities, choices)
 
     def _compute(self, x: Tensor, experts: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

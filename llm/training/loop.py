@@ -18,6 +18,7 @@ from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.ema import average_weights, take_average
+from llm.training.expert_load import expert_load
 from llm.training.loss import IGNORE, summed_cross_entropy, with_z_loss
 from llm.training.optimizer import make_optimizer
 from llm.training.outliers import Outliers
@@ -136,6 +137,8 @@ def _train(run: TrainingRun, saver: CheckpointSaver) -> None:
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
         if result.z_loss:
             metrics["z_loss"] = result.z_loss
+        if model.config.n_experts:
+            metrics |= expert_load(model)
         if outliers is not None:
             metrics["skipped_steps"] = outliers.skipped
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):

@@ -22,6 +22,7 @@ from llm.models.attention import Pattern, Scoring
 from llm.models.config import ModelConfig
 from llm.models.decoder import Decoder, Readout
 from llm.models.experts import with_router_losses
+from llm.training.expert_load import forget_load
 from llm.training.loss import IGNORE, with_z_loss
 from llm.training.parallel.layout import LayoutError
 from llm.training.parallel.norm import held_by_stages
@@ -155,7 +156,7 @@ class Pipeline:
         self._model, self._ranks = model, ranks
         model.opening_id, model.z_loss = opening_id, z_loss
         place, stages = ranks.place, ranks.layout.pipeline
-        self._stage = PipelineStage(model, place.pipeline, stages, device, group=ranks.pipeline)
+        self._stage = _Stage(model, place.pipeline, stages, device, group=ranks.pipeline)
         self._schedules: dict[int, Schedule1F1B] = {}
 
     def backward(self, micro_batches: Sequence[tuple[Tensor, ...]], tokens: int) -> Tensor:
@@ -202,6 +203,15 @@ class Pipeline:
             work.wait()
         own += theirs
         held_by_stages(gradient, 2)
+
+
+class _Stage(PipelineStage):
+    """torch tries a stage once, on tensors without meaning, to see what comes out: no token chose experts."""
+
+    def forward_one_chunk(self, fwd_chunk_id: int, *arguments: Any, **more: Any) -> Any:
+        if fwd_chunk_id == 0 and self.submod.config.n_experts:
+            forget_load(self.submod)
+        return super().forward_one_chunk(fwd_chunk_id, *arguments, **more)
 
 
 class _AndLoss(torch.autograd.Function):

@@ -13,6 +13,7 @@ from llm.models.presets import model_config
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
+from llm.training.expert_load import expert_load
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
@@ -84,7 +85,7 @@ def batch(step: int):
 
 
 def steps(model, optimizer, case: Case, ranks, numbers):
-    """(loss, gradient norm, tokens) of each step, taken in two micro-batches, or one for each stage."""
+    """(loss, gradient norm, tokens, load of experts) of each step, in two micro-batches or one a stage."""
     layout, share = case.layout, SEQUENCES // case.layout.data
     staged = isinstance(model, DecoderStage)
     pipeline = Pipeline(model, ranks, torch.device("cpu"), case.opening_id) if staged else None
@@ -97,7 +98,8 @@ def steps(model, optimizer, case: Case, ranks, numbers):
         parts = list(zip(tokens.split(size), targets.split(size), strict=True))
         loss_sum = language_model_loss(model, case.opening_id, ranks)
         result = train_step(model, optimizer, parts, loss_sum, 1e-2, 0.5, layout.copies, backward)
-        seen.append((result.loss, result.grad_norm, result.tokens))
+        load = expert_load(model).values() if model.config.n_experts else ()
+        seen.append((result.loss, result.grad_norm, result.tokens, *load))
     return seen
 
 
