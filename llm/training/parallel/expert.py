@@ -35,7 +35,7 @@ def divide_experts(model: Trunk, ranks: Ranks) -> None:
     for block in model.blocks:
         experts = block.mlp
         assert isinstance(experts, Experts)
-        if ranks.layout.expert > 1:
+        if ranks.expert is not None:
             for matrices in expert_matrices(block):
                 whole = distribute_tensor(matrices.weight, ranks.expert, [Shard(0)], src_data_rank=None)
                 matrices.weight = nn.Parameter(whole)
