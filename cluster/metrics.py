@@ -101,6 +101,18 @@ TRAINING = (
         "grad_norm", unit="", help="Norm of the last step's gradient, before clipping", panel="Gradient norm"
     ),
     _training(
+        "expert_load",
+        unit="",
+        help="Tokens of the busiest expert over the mean of its layer's, in the worst layer; 1 is even",
+        panel="Load of experts",
+    ),
+    _training(
+        "dead_experts",
+        unit="experts",
+        help="Experts that no token of the last step chose",
+        panel="Dead experts",
+    ),
+    _training(
         "skipped_steps",
         unit="steps",
         help="Steps that were not taken because their loss or gradient stood out",

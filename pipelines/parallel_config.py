@@ -15,6 +15,12 @@ class ParallelConfig(Frozen):
     """Workers among which heads and feed-forward columns are divided, which exchange most."""
     context: int = Field(default=1, ge=1)
     """Workers among which the tokens of a row are divided, where rows are too long for one."""
+    pipeline: int = Field(default=1, ge=1)
+    """Workers among which the blocks are divided, each with some that follow one another."""
+    expert: int = Field(default=1, ge=1)
+    """Workers among which the experts of a mixture are divided. These workers are not further ones, but of
+    those that shard the model or divide it by --tensor or --context.
+    """
 
     def layout(self, workers: int) -> ParallelLayout:
         """Of so many workers; raises LayoutError if they cannot be divided so."""

@@ -27,6 +27,7 @@ from llm.training.deterministic import use_deterministic_algorithms
 from llm.training.float8 import use_float8
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.parallelize import parallelize
+from llm.training.parallel.pipeline import DecoderStage
 from llm.training.parallel.ranks import Ranks
 from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.precision import Precision, PrecisionError, keep_precision
@@ -109,7 +110,11 @@ def sharded_model(
         ranks: how it is divided; by default it is sharded over all.
         lora: the adapters to train in place of the weights, of a decoder.
     """
-    model = build(job.model)
+    if ranks is not None and ranks.layout.pipeline > 1:
+        with torch.device("meta"):
+            model: LanguageModel | DecoderWithScalar = DecoderStage(job.model, ranks)
+    else:
+        model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
     if lora is not None:
         assert isinstance(model, Decoder)
@@ -188,7 +193,12 @@ class Watcher:
 
 
 def write_model(
-    job: TrainingJob, model: LanguageModel, tokenizer: Tokenizer, stop_id: int, lora: LoraConfig | None = None
+    job: TrainingJob,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    stop_id: int,
+    lora: LoraConfig | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, FileEntry]:
     """Write the final weights, in our form and in Hugging Face's. Every worker calls it; rank 0 writes.
 
@@ -198,8 +208,9 @@ def write_model(
         stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat
             model.
         lora: the adapters that `model` has. They are merged into the weights, and written by themselves too.
+        ranks: as of `gather_weights`.
     """
-    weights = gather_weights(model)
+    weights = gather_weights(model, ranks)
     files: dict[str, FileEntry] = {}
     if dist.get_rank() == 0:
         special_ids = {

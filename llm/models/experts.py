@@ -18,6 +18,8 @@ A row's does not (DeepSeek-AI, 2024, arXiv:2412.19437, eq. 17): no row is ever c
 text, not the batch alone, is asked to use all experts alike.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,9 +27,14 @@ from torch import Tensor, nn
 from llm.models.activations import ACTIVATIONS
 from llm.models.config import ModelConfig
 
+Networks = Callable[[Tensor, Tensor], Tensor]
+"""(rows (rows, d_model), the first counts[0] of them for the first expert, and so on) -> what their experts
+make of them, (rows, d_model).
+"""
+
 
 class ExpertLinear(nn.Module):
-    """A matrix for each expert, stacked."""
+    """A matrix for each expert, stacked; of some experts, where ranks divide them."""
 
     def __init__(self, n_experts: int, n_inputs: int, n_outputs: int) -> None:
         super().__init__()
@@ -35,20 +42,34 @@ class ExpertLinear(nn.Module):
 
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """x (rows, n_inputs), the first counts[0] of them for expert 0, and so on -> (rows, n_outputs)."""
+        own = self.weight.to_local() if hasattr(self.weight, "placements") else self.weight
         if x.is_cuda and x.dtype == torch.bfloat16:
             ends = counts.cumsum(0, dtype=torch.int32)
-            return F.grouped_mm(x, self.weight.transpose(1, 2), offs=ends)
+            return F.grouped_mm(x, own.transpose(1, 2), offs=ends)
         parts = x.split(counts.tolist())
-        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, self.weight, strict=True)])
+        return torch.cat([F.linear(part, weight) for part, weight in zip(parts, own, strict=True)])
 
 
 class Experts(nn.Module):
-    """The router and its experts, in place of a `FeedForward`."""
+    """The router and its experts, in place of a `FeedForward`.
+
+    Ranks may divide the experts, or rows, between them: `exchange` and `sum_over_row` are then theirs.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.exchange: Callable[[Networks, Tensor, Tensor], Tensor] = _all_here
+        """(this rank's experts, copies of tokens sorted by expert, how many of each of all experts) -> what
+        their experts make of the copies.
+        """
+        self.row_parts = 1
+        """Equally long parts of a row, of which x is one."""
+        self.sum_over_row: Callable[[Tensor], Tensor] = _whole
+        """Adds up a tensor over these parts."""
+        self.counts: Tensor | None = None
+        """(n_experts,) int64: how many tokens chose each in passes with gradients, since it was None."""
         n, d, hidden = config.n_experts, config.d_model, config.d_ff
-        self.chosen = config.experts_per_token
+        self.n_experts, self.chosen = n, config.experts_per_token
         self.balance, self.z = config.balance_coefficient, config.router_z_coefficient
         self.activation, self.gated = ACTIVATIONS[config.activation], config.gated
         self.router = nn.Linear(d, n, bias=False)
@@ -59,23 +80,29 @@ class Experts(nn.Module):
         self.down = ExpertLinear(n, hidden, d)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (batch, seq, d_model) -> the same shape, and each row's losses of the router, (batch,) fp32."""
+        """x (batch, seq, d_model) -> the same shape, and each row's losses of the router, (batch,) fp32; of
+        parts of rows, the parts of their losses.
+        """
         logits = self.router(x).float()
         probabilities = logits.softmax(-1)
         weights, experts = probabilities.topk(self.chosen)
         weights = (weights / weights.sum(-1, keepdim=True)).to(x.dtype)
-        y = self._compute(x.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1))
-        return y.view_as(x), self._row_losses(logits, probabilities, experts)
+        choices = F.one_hot(experts.flatten(1), self.n_experts).sum(1)  # (batch, n_experts)
+        counts = choices.sum(0)
+        if torch.is_grad_enabled():
+            self.counts = counts if self.counts is None else self.counts + counts
+        y = self._compute(x.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1), counts)
+        return y.view_as(x), self._row_losses(logits, probabilities, choices)
 
-    def _compute(self, x: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """x (tokens, d_model), experts and their weights (tokens, k) -> Σ weights · FFN_experts(x), like x.
+    def _compute(self, x: Tensor, experts: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+        """x (tokens, d_model), experts and their weights (tokens, k), how many chose each (n_experts,)
+        -> Σ weights · FFN_experts(x), like x.
 
         Copies of the tokens are sorted by expert, and go back to their places to be added up: always in the
         same order, which a scatter on a GPU would not keep.
         """
         order = experts.flatten().argsort(stable=True)
-        counts = torch.bincount(experts.flatten(), minlength=len(self.down.weight))
-        y = self._networks(x[order // self.chosen], counts)
+        y = self.exchange(self._networks, x[order // self.chosen], counts)
         back = order.argsort().view_as(experts)
         return (y[back] * weights.unsqueeze(-1)).sum(1)
 
@@ -85,14 +112,30 @@ class Experts(nn.Module):
         gate, up = self.gate_up(x, counts).chunk(2, dim=-1)
         return self.down(self.activation(gate) * up, counts)
 
-    def _row_losses(self, logits: Tensor, probabilities: Tensor, experts: Tensor) -> Tensor:
-        """logits and probabilities (batch, seq, n_experts), experts (batch, seq, k) -> (batch,)."""
-        n = probabilities.shape[-1]
-        choices = F.one_hot(experts.flatten(1), n).float().mean(1)
-        losses = self.balance * n * (choices * probabilities.mean(1)).sum(-1)
+    def _row_losses(self, logits: Tensor, probabilities: Tensor, choices: Tensor) -> Tensor:
+        """logits and probabilities (batch, seq, n_experts), choices (batch, n_experts) -> (batch,).
+
+        f has no gradient, and P is a mean over tokens: so the parts of a row, given the whole row's f, make
+        losses that add up to the row's, each with the gradient of its own tokens.
+        """
+        frequencies = self.sum_over_row(choices) / (self.row_parts * self.chosen * logits.shape[1])
+        losses = self.balance * self.n_experts * (frequencies * probabilities.mean(1)).sum(-1)
         if self.z:
             losses = losses + self.z * logits.logsumexp(-1).square().mean(-1)
-        return losses
+        return losses / self.row_parts
+
+
+def _all_here(networks: Networks, x: Tensor, counts: Tensor) -> Tensor:
+    return networks(x, counts)
+
+
+def _whole(of_rows: Tensor) -> Tensor:
+    return of_rows
+
+
+def expert_matrices(block: nn.Module) -> list[ExpertLinear]:
+    """Those of all experts of a block, in the order in which they are used."""
+    return [module for module in block.modules() if isinstance(module, ExpertLinear)]
 
 
 def with_router_losses(loss: Tensor, losses: list[Tensor], row_weights: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from llm.training.checkpoint_mirror import CheckpointMirror
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.ema import average_weights, take_average
+from llm.training.expert_load import expert_load
 from llm.training.loss import IGNORE, summed_cross_entropy, with_z_loss
 from llm.training.optimizer import make_optimizer
 from llm.training.outliers import Outliers
@@ -27,7 +28,7 @@ from llm.training.peak_memory import peak_memory
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
 from llm.training.recorder import Recorder
-from llm.training.step import LossSum, MicroBatch, NonFiniteError, train_step
+from llm.training.step import Backward, LossSum, MicroBatch, NonFiniteError, train_step
 from llm.training.step_split import StepSplit
 from llm.training.watch import Observer, StepWatch
 
@@ -73,6 +74,8 @@ class TrainingRun:
     """What a micro-batch costs; by default the cross-entropy of a language model."""
     observer: Observer = field(default_factory=Observer)
     """Told of steps that hang and ranks that are slow; asks for profiles."""
+    backward: Backward | None = None
+    """Takes all micro-batches of a step, in place of `loss_sum` one by one (`Pipeline.backward`)."""
 
     @property
     def checkpoints(self) -> Path:
@@ -143,6 +146,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
                 rate,
                 recipe.clip_norm,
                 run.copies,
+                run.backward,
                 outliers=outliers,
             )
         except NonFiniteError as error:
@@ -157,6 +161,8 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
         if result.z_loss:
             metrics["z_loss"] = result.z_loss
+        if model.config.n_experts:
+            metrics |= expert_load(model)
         if outliers is not None:
             metrics["skipped_steps"] = outliers.skipped
         if recipe.evaluate_every and (done % recipe.evaluate_every == 0 or done == recipe.steps):
@@ -190,6 +196,7 @@ def language_model_loss(
 
     def loss_sum(*micro_batch: Tensor) -> Any:
         *given, targets = micro_batch
+        row_weights = (targets != IGNORE).sum(1)
         if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
             given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
         else:
@@ -206,7 +213,7 @@ def language_model_loss(
             return with_z_loss(hidden, head_weight, predicted, vocab_size, head_bias, coefficient=z_loss)
 
         if model.config.n_experts:
-            inputs["row_weights"] = (targets != IGNORE).sum(1)
+            inputs["row_weights"] = row_weights
         return model(*given, **inputs, readout=readout)
 
     return loss_sum

@@ -43,6 +43,8 @@ class GlobalBatches:
         """
         loader, config = self._loader, self._config
         first, count, missing = my_share(config.global_batch, config.parallel)
+        if config.parallel.pipeline > 1:  # whose micro-batches are all of one size
+            missing += -(count + missing) % config.micro_batch
         start = step * config.global_batch + first
         samples = loader.batch(start, count)
         for ahead in range(1, min(STEPS_AHEAD, config.steps - step - 1) + 1):

@@ -1,5 +1,6 @@
 """Configuration of pre-training."""
 
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -136,7 +137,7 @@ class PretrainConfig(TrainingConfig):
 
     @property
     def workers_per_share(self) -> int:
-        return self.parallel.tensor * self.parallel.context
+        return self.parallel.tensor * self.parallel.context * self.parallel.pipeline
 
     @property
     def sources(self) -> TokensChoice:
@@ -213,6 +214,15 @@ class PretrainConfig(TrainingConfig):
                 "workers, or no --parallel options"
             )
         try:
-            self.parallel.layout(self.fewest_workers).check_model(shape, self.seq_len)
+            layout = self.parallel.layout(self.fewest_workers)
+            layout.check_model(shape, self.seq_len)
         except LayoutError as error:
             raise ValueError(f"parallel: {error}") from None
+        share, stages = math.ceil(self.global_batch / layout.data), layout.pipeline
+        passes = math.ceil(share / self.micro_batch)
+        if passes < stages:
+            raise ValueError(
+                f"parallel.pipeline={stages} keeps as many micro-batches under way, and a share of {share} "
+                f"sequences makes {passes} of micro_batch={self.micro_batch}: "
+                + (f"lower micro_batch to {share // stages}" if share >= stages else "raise global_batch")
+            )

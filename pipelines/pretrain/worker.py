@@ -9,6 +9,7 @@ from llm.models.parameters import parameter_count
 from llm.planning.flops import training_flops_per_token
 from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
+from llm.training.parallel.pipeline import DecoderStage, Pipeline
 from llm.training.parallel.ranks import arrange
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.memory_check import say_memory
@@ -46,6 +47,9 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         say_memory(job, device, precision, target_len, input_len, parallel=config.parallel)
         ranks = arrange(config.parallel.layout(dist.get_world_size()), device)
         model = sharded_model(job, device, precision, weights=None, ranks=ranks)
+        z_loss, pipeline = config.optimizer.z_loss, None
+        if isinstance(model, DecoderStage):
+            pipeline = Pipeline(model, ranks, device, opening_id, z_loss)
         heldout = held_out(model, source, config, opening_id, (ranks.place.data, ranks.layout.data))
         train(
             TrainingRun(
@@ -60,7 +64,8 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
                 evaluate=heldout.in_training,
-                loss_sum=language_model_loss(model, opening_id, ranks, config.optimizer.z_loss),
+                loss_sum=language_model_loss(model, opening_id, ranks, z_loss),
+                backward=pipeline.backward if pipeline else None,
                 copies=ranks.layout.copies,
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, flops_per_predicted_token(config, job.model)),
@@ -68,7 +73,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 observer=observer(job),
             )
         )
-        files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id)
+        files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id, ranks=ranks)
         counts = {
             "parameters": parameter_count(job.model),
             "precision": precision,

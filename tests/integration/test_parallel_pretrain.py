@@ -13,7 +13,7 @@ from tests.integration.small_artifacts import small_store
 
 FIELDS = {
     "tokens": "small",
-    "model": {"preset": "tiny-100k"},
+    "model": {"preset": "moe-280m", "d_model": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_ff": 64},
     "steps": 12,
     "seq_len": 32,
     "global_batch": 4,
@@ -40,10 +40,16 @@ def trained(root, **how):
     return artifact, [(each["loss"], each.get("heldout_bits_per_byte", 0.0)) for each in records]
 
 
-def test_two_tensor_ranks_make_the_model_of_one_worker(local_ray, tmp_path):
-    alone, expected = trained(tmp_path / "alone")
-    divided, curve = trained(tmp_path / "divided", workers=2, parallel={"tensor": 2})
-    assert divided.version == alone.version, "how it is divided is no part of what is made"
+@pytest.fixture(scope="module")
+def alone(local_ray, tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.mark.parametrize("way", ["tensor", "pipeline", "expert"])
+def test_two_workers_make_the_model_of_one(way, alone, tmp_path):
+    artifact, expected = alone
+    divided, curve = trained(tmp_path, workers=2, parallel={way: 2})
+    assert divided.version == artifact.version, "how it is divided is no part of what is made"
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected), rtol=1e-4, atol=0)
-    models = [load_model(each.fetch())[0].state_dict() for each in (divided, alone)]
+    models = [load_model(each.fetch())[0].state_dict() for each in (divided, artifact)]
     torch.testing.assert_close(*models, rtol=1e-3, atol=1e-4)

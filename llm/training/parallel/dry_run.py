@@ -2,7 +2,8 @@
 
 The process group is fake and the model on the meta device. It is divided by the very code that trains, so
 that a layout which cannot be built fails here. Activations are counted as autograd keeps them, on a pass
-through one block, with norms that are not fused: a GPU's keep less.
+through one block, with norms that are not fused: a GPU's keep less. Experts are taken to be chosen equally
+often.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llm.models.config import ModelConfig
 from llm.models.decoder import Trunk
+from llm.models.experts import Experts, Networks
 from llm.models.layers import Block
 from llm.models.load import build
 from llm.models.positions.rope import rotation
@@ -93,7 +95,7 @@ def dry_run(
         shards = sum(4 * _own(parameter).numel() for parameter in model.parameters())
         blocks = list(model.blocks)
         width = _BYTES[precision]
-        in_blocks = sum(p.numel() // layout.tensor for p in blocks[0].parameters() if p.ndim > 1)
+        in_blocks = sum(p.numel() // _parts(p, layout) for p in blocks[0].parameters() if p.ndim > 1)
         outside = sum(p.numel() for p in model.parameters()) - sum(
             p.numel() for p in model.blocks.parameters()
         )
@@ -117,6 +119,16 @@ def _own(parameter: Tensor) -> Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
+def _parts(parameter: Tensor, layout: ParallelLayout) -> int:
+    """Into how many a matrix, or a stack of experts' matrices, is divided."""
+    return layout.tensor if parameter.ndim == 2 else layout.expert
+
+
+def _evenly(networks: Networks, x: Tensor, counts: Tensor) -> Tensor:
+    """What experts make of x when all are chosen equally often."""
+    return networks(x, torch.tensor([len(part) for part in x.tensor_split(len(counts))], device="cpu"))
+
+
 def _block_activations(
     config: ModelConfig, ranks: Ranks, micro_batch: int, seq_len: int, precision: Precision
 ) -> int:
@@ -127,6 +139,8 @@ def _block_activations(
         block = Block(config, layer=0).to(dtype)
         if ranks.layout.tensor > 1:
             divide_block(block, ranks.tensor)
+        if isinstance(block.mlp, Experts):
+            block.mlp.exchange = _evenly
         x = torch.empty(micro_batch, tokens // ranks.layout.tensor, config.d_model, dtype=dtype)
         turned = rotation(torch.zeros(1, tokens), config) if config.position == "rope" else None
     kept = {_storage(parameter): 0 for parameter in block.parameters()}

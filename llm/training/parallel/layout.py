@@ -4,6 +4,9 @@ Ranks are numbered with `tensor` innermost, whose ranks exchange most, then cont
 `pipeline` outermost, whose stages exchange least:
 
     rank = (((pipeline · R + replicate) · S + shard) · C + context) · T + tensor
+
+Experts are divided among neighbours, whatever else these are to each other: tensor ranks first, then context
+and shard ranks. All of them have tokens of their own where experts are.
 """
 
 from dataclasses import asdict, dataclass
@@ -36,15 +39,32 @@ class ParallelLayout:
     """Ranks among which heads and feed-forward columns are divided, and tokens outside of them."""
     pipeline: int = 1
     """Stages of consecutive blocks."""
+    expert: int = 1
+    """Ranks among which the experts of a block are divided. They are of the shard · context · tensor ranks
+    that there are in any case, so that it is no factor of the number of ranks.
+    """
 
     def __post_init__(self) -> None:
         for name, parts in asdict(self).items():
             if parts < 1:
                 raise LayoutError(f"{name}={parts} must be at least 1")
+        if self.neighbours % self.expert:
+            raise LayoutError(
+                f"expert={self.expert} does not divide the shard={self.shard} · context={self.context} · "
+                f"tensor={self.tensor} = {self.neighbours} ranks that hold a model between them: choose one "
+                f"of {_divisors(self.neighbours, self.expert)}"
+            )
 
     @classmethod
     def filling(
-        cls, ranks: int, *, replicate: int = 1, context: int = 1, tensor: int = 1, pipeline: int = 1
+        cls,
+        ranks: int,
+        *,
+        replicate: int = 1,
+        context: int = 1,
+        tensor: int = 1,
+        pipeline: int = 1,
+        expert: int = 1,
     ) -> Self:
         """The layout of so many ranks that shards over all that the other ways leave.
 
@@ -58,12 +78,21 @@ class ParallelLayout:
                 f"{others} does not divide {ranks} workers: take a multiple of {others} workers, or divide "
                 "the model in fewer ways"
             )
-        return cls(replicate, ranks // others, context, tensor, pipeline)
+        return cls(replicate, ranks // others, context, tensor, pipeline, expert)
 
     @property
     def ranks(self) -> int:
         """How many ranks it takes."""
-        return prod(asdict(self).values())
+        return prod(self._factors.values())
+
+    @property
+    def _factors(self) -> dict[str, int]:
+        return {name: parts for name, parts in asdict(self).items() if name != "expert"}
+
+    @property
+    def neighbours(self) -> int:
+        """Ranks that hold each block once between them."""
+        return self.shard * self.context * self.tensor
 
     @property
     def data(self) -> int:
@@ -91,7 +120,7 @@ class ParallelLayout:
     def check_ranks(self, ranks: int) -> None:
         """Raises LayoutError unless there are as many ranks as the layout takes."""
         if ranks != self.ranks:
-            product = " · ".join(f"{name}={parts}" for name, parts in asdict(self).items())
+            product = " · ".join(f"{name}={parts}" for name, parts in self._factors.items())
             raise LayoutError(
                 f"{product} = {self.ranks} ranks, but there are {ranks}: change one of them, or start "
                 f"{self.ranks}"
@@ -99,17 +128,33 @@ class ParallelLayout:
 
     def check_model(self, config: ModelConfig, seq_len: int) -> None:
         """Raises LayoutError unless a model of this shape can be divided so, in rows of `seq_len` tokens."""
-        if config.n_experts and self.copies > 1:
-            raise LayoutError(
-                f"n_experts={config.n_experts}: a router's losses belong to whole rows and blocks, which "
-                f"tensor={self.tensor}, context={self.context} and pipeline={self.pipeline} divide; use shard"
-            )
+        if self.expert > 1:
+            self._check_expert(config)
         if self.tensor > 1:
             self._check_tensor(config, seq_len)
         if self.context > 1:
             self._check_context(config, seq_len)
         if self.pipeline > 1:
             self._check_pipeline(config)
+
+    def _check_expert(self, config: ModelConfig) -> None:
+        if not config.n_experts:
+            raise LayoutError(
+                f"expert={self.expert}: this model has no experts to divide; use shard, or train one that "
+                "has, such as mixtral-8x7b"
+            )
+        if config.n_experts % self.expert:
+            raise LayoutError(
+                f"expert={self.expert} does not divide n_experts={config.n_experts}: choose one of "
+                f"{_divisors(config.n_experts, self.expert)}"
+            )
+        shards, up = self.neighbours // self.expert, (1 + config.gated) * config.d_ff
+        if config.d_model % shards or up % shards:
+            raise LayoutError(
+                f"expert={self.expert} leaves {shards} of {self.neighbours} ranks to each part of the "
+                f"experts, which do not divide d_model={config.d_model} and the {up} rows of an expert "
+                "evenly: raise expert, or replicate"
+            )
 
     def _check_tensor(self, config: ModelConfig, seq_len: int) -> None:
         if config.family != "decoder":
@@ -119,7 +164,8 @@ class ParallelLayout:
                 f"tensor={self.tensor}: position={config.position} has a bias for every head, which is not "
                 "divided; use shard"
             )
-        for name, value in (("n_kv_heads", config.n_kv_heads), ("d_ff", config.d_ff)):
+        divided = {"n_kv_heads": config.n_kv_heads} | ({} if config.n_experts else {"d_ff": config.d_ff})
+        for name, value in divided.items():
             if value % self.tensor:
                 raise LayoutError(
                     f"tensor={self.tensor} does not divide {name}={value}: choose one of "
@@ -147,11 +193,6 @@ class ParallelLayout:
     def _check_pipeline(self, config: ModelConfig) -> None:
         if config.family != "decoder":
             raise LayoutError(f"pipeline={self.pipeline} is for decoders; use shard for an {config.family}")
-        if config.tie_embeddings:
-            raise LayoutError(
-                f"pipeline={self.pipeline}: the embedding of the first stage is the head of the last; give "
-                "the head weights of its own (tie_embeddings=False), or use shard"
-            )
         if config.n_layers % self.pipeline:
             raise LayoutError(
                 f"pipeline={self.pipeline} does not divide n_layers={config.n_layers}: choose one of "

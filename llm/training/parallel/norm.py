@@ -31,6 +31,11 @@ def scale_down(gradients: Sequence[Tensor], norm: float, clip_norm: float) -> No
         torch._foreach_mul_([_local(gradient) for gradient in gradients], clip_norm / norm)
 
 
+def held_by_stages(gradient: Tensor, stages: int) -> None:
+    """Note that so many stages of a pipeline have this gradient."""
+    gradient.stages = stages  # type: ignore[attr-defined]
+
+
 def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
@@ -40,4 +45,5 @@ def _copies(gradient: Tensor) -> int:
     if not isinstance(gradient, DTensor):
         return dist.get_world_size() if dist.is_initialized() else 1
     mesh = gradient.device_mesh
-    return prod(mesh.size(i) for i, each in enumerate(gradient.placements) if each.is_replicate())
+    within = prod(mesh.size(i) for i, each in enumerate(gradient.placements) if each.is_replicate())
+    return within * getattr(gradient, "stages", 1)

@@ -2,6 +2,7 @@
 
 from llm.models.decoder import Trunk
 from llm.models.encoder_decoder import EncoderDecoder
+from llm.training.parallel.expert import divide_experts
 from llm.training.parallel.fsdp import shard
 from llm.training.parallel.ranks import Ranks
 from llm.training.parallel.tensor import divide_heads
@@ -10,7 +11,13 @@ from llm.training.precision import Precision
 
 def parallelize(model: Trunk | EncoderDecoder, ranks: Ranks, precision: Precision) -> None:
     """Divide `model`, built on the meta device, in place. Follow with `to_empty` and weights."""
-    if ranks.layout.tensor > 1:
+    layout, experts = ranks.layout, None
+    if layout.tensor > 1:
         assert isinstance(model, Trunk)
         divide_heads(model, ranks)
-    shard(model, ranks.blocks, precision, rest=ranks.rest)
+    if model.config.n_experts:
+        assert isinstance(model, Trunk)
+        divide_experts(model, ranks)
+        # Else experts are sharded with their block.
+        experts = ranks.experts if layout.expert * layout.tensor > 1 else None
+    shard(model, ranks.blocks, precision, rest=ranks.rest, experts=experts)

@@ -9,6 +9,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from llm.models.fused import TENSOR
 from llm.training.parallel.layout import ParallelLayout, Place
 
+EXPERT = "expert"
+"""Name of the mesh dimension whose ranks divide experts."""
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -25,8 +28,14 @@ class Ranks:
     """
     tensor: DeviceMesh
     """The ranks that divide matrices with this one."""
+    experts: DeviceMesh
+    """What shards the parameters of experts: [replicate,] shard · context · tensor / expert."""
+    expert: DeviceMesh | None
+    """The ranks that divide experts with this one; None where each has all."""
     context: dist.ProcessGroup
-    """The ranks that divide rows with this one."""
+    """The ranks that divide rows with this one, if some do by context."""
+    rows: dist.ProcessGroup
+    """Likewise, and those that divide matrices and so the rows between these."""
     pipeline: dist.ProcessGroup
     """The stages that this one is one of."""
 
@@ -38,22 +47,24 @@ def arrange(layout: ParallelLayout, device: torch.device) -> Ranks:
         LayoutError: there are not as many ranks as the layout takes.
     """
     layout.check_ranks(dist.get_world_size())
-    outer, sharding = (layout.pipeline, layout.replicate), layout.shard * layout.context
-    blocks = init_device_mesh(
-        device.type,
-        (*outer, sharding, layout.tensor),
-        mesh_dim_names=("pipeline", "replicate", "shard", TENSOR),
-    )
-    rest = init_device_mesh(
-        device.type,
-        (*outer, sharding * layout.tensor),
-        mesh_dim_names=("pipeline", "replicate", "shard"),
-    )
-    rows = init_device_mesh(
-        device.type,
-        (*outer, layout.shard, layout.context, layout.tensor),
-        mesh_dim_names=("pipeline", "replicate", "shard", "context", TENSOR),
-    )
+
+    def mesh(**inner: int) -> DeviceMesh:
+        sizes = (layout.pipeline, layout.replicate, *inner.values())
+        return init_device_mesh(device.type, sizes, mesh_dim_names=("pipeline", "replicate", *inner))
+
+    # Each dimension of a mesh is a process group, which takes threads or buffers: none is made in vain.
+    tensor, parts = layout.tensor, layout.context * layout.tensor
+    blocks = mesh(shard=layout.shard * layout.context, **{TENSOR: tensor})
+    rest = mesh(shard=layout.neighbours) if tensor > 1 else blocks
+    experts = rest
+    if layout.expert > 1:
+        experts = mesh(shard=layout.neighbours // layout.expert, **{EXPERT: layout.expert})
+    context = rows = blocks[TENSOR].get_group()
+    if layout.context > 1:
+        by_context = mesh(shard=layout.shard, context=layout.context, **{TENSOR: tensor})
+        context = rows = by_context["context"].get_group()
+    if layout.context > 1 and tensor > 1:
+        rows = mesh(shard=layout.shard, rows=parts)["rows"].get_group()
     data = ("replicate", "shard") if layout.replicate > 1 else "shard"
     return Ranks(
         layout,
@@ -61,6 +72,9 @@ def arrange(layout: ParallelLayout, device: torch.device) -> Ranks:
         blocks[data],
         rest[data],
         blocks[TENSOR],
-        rows["context"].get_group(),
+        experts[data],
+        experts[EXPERT] if layout.expert > 1 else None,
+        context,
+        rows,
         blocks["pipeline"].get_group(),
     )

@@ -32,6 +32,7 @@ from torch.distributed.tensor.parallel import (
 
 from llm.models.attention import Attention
 from llm.models.decoder import Trunk
+from llm.models.experts import Experts
 from llm.training.parallel.ranks import Ranks
 
 
@@ -39,7 +40,7 @@ def divide_heads(model: Trunk, ranks: Ranks) -> None:
     """Divide each block of `model` in place over the tensor ranks. Call it before sharding.
 
     With gradients the trunk gives hidden states of this rank's part of each row (`own_rows`). Without, as in
-    an evaluation, all ranks get all of them; stages of a pipeline are not evaluated.
+    an evaluation, all ranks get all of them; the last stage of a pipeline gathers them itself.
     """
     blocks, mesh = list(model.blocks), ranks.tensor
     for block in blocks:
@@ -48,7 +49,7 @@ def divide_heads(model: Trunk, ranks: Ranks) -> None:
         blocks[0].register_forward_pre_hook(lambda _, args: (own_rows(args[0], mesh), *args[1:]))
     if ranks.layout.pipeline == 1:
         (model.norm or blocks[-1]).register_forward_hook(
-            lambda _, args, hidden: hidden if torch.is_grad_enabled() else _whole(hidden, mesh)
+            lambda _, args, hidden: hidden if torch.is_grad_enabled() else whole_rows(hidden, mesh)
         )
 
 
@@ -70,6 +71,11 @@ def divide_block(block: nn.Module, mesh: DeviceMesh) -> None:
     if attention.q_norm is not None:  # over (batch, seq, heads, head_dim): each rank has heads of its own
         heads = SequenceParallel(sequence_dim=2, use_local_output=True)
         plan |= {"attention.q_norm": heads, "attention.k_norm": heads}
+    if isinstance(
+        block.mlp, Experts
+    ):  # whose matrices are not divided: each rank has tokens of its own there
+        plan = {name: style for name, style in plan.items() if not name.startswith("mlp.")}
+        plan["mlp.router"] = norm
     names = {name for name, _ in block.named_modules()}
     parallelize_module(block, mesh, {name: style for name, style in plan.items() if name in names})
     attention.n_heads //= mesh.size()
@@ -81,5 +87,6 @@ def own_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:
     return rows.chunk(mesh.size(), dim=1)[mesh.get_local_rank()]
 
 
-def _whole(rows: Tensor, mesh: DeviceMesh) -> Tensor:
+def whole_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The way back, without a gradient."""
     return all_gather_single(rows, gather_dim=1, group=mesh)

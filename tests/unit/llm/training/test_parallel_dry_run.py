@@ -26,6 +26,21 @@ def test_stages_are_one_model():
     assert ranks[0].activations == 2 * ranks[2].activations, "the first has two micro-batches under way"
 
 
+@pytest.mark.parametrize("layout", [{"shard": 8, "expert": 2}, {"shard": 2, "tensor": 2, "expert": 4}])
+def test_experts_of_all_ranks_are_one_model(layout):
+    """More ranks than experts too: each has an equal part of some."""
+    layout, config = (
+        ParallelLayout(**layout),
+        CONFIG.model_copy(update={"n_experts": 4, "experts_per_token": 2}),
+    )
+    ranks = [dry_run(config, layout, rank=rank, seq_len=32) for rank in range(layout.ranks)]
+    held_by_all = config.n_layers * (2 + config.n_experts) * config.d_model  # norms and routers
+    whole = parameter_count(config) + (layout.tensor - 1) * held_by_all
+    assert sum(each.parameters for each in ranks) == 4 * whole
+    experts = 4 * config.n_layers * config.n_experts * 3 * config.d_model * config.d_ff
+    assert all(each.parameters > experts / layout.ranks for each in ranks)
+
+
 def test_activations_of_a_block_by_hand():
     """bf16, 64 tokens: what RMSNorms, matmuls, attention and SwiGLU need for the way back."""
     one = dry_run(CONFIG, ParallelLayout(), micro_batch=2, seq_len=32)

@@ -19,6 +19,8 @@ def test_every_rank_has_a_place_of_its_own_with_tensor_ranks_side_by_side():
 
 TINY = {"d_model": 64, "n_heads": 8, "n_kv_heads": 4, "d_ff": 96, "n_layers": 6, "tie_embeddings": False}
 
+EXPERTS = {"n_experts": 4, "experts_per_token": 2}
+
 
 @pytest.mark.parametrize(
     "layout, changes, seq_len, message",
@@ -30,9 +32,15 @@ TINY = {"d_model": 64, "n_heads": 8, "n_kv_heads": 4, "d_ff": 96, "n_layers": 6,
         ({"context": 4}, {}, 68, r"seq_len=68 is not divisible by 2 · context=8: .* make it 64 or 72"),
         ({"context": 4}, {}, 4, "make it 8$"),
         ({"context": 2}, {"position": "relative"}, 64, "context=2 does not go with position=relative"),
-        ({"context": 2}, {"n_experts": 4, "experts_per_token": 2}, 64, "n_experts=4: a router's losses"),
+        ({"shard": 2, "expert": 2}, {}, 64, "expert=2: this model has no experts"),
+        (
+            {"shard": 3, "expert": 3},
+            EXPERTS,
+            64,
+            "expert=3 does not divide n_experts=4: choose one of 1, 2, 4",
+        ),
+        ({"shard": 10, "expert": 2}, EXPERTS, 64, "expert=2 leaves 5 of 10 ranks to .* d_model=64"),
         ({"pipeline": 4}, {}, 64, "pipeline=4 does not divide n_layers=6: choose one of 1, 2, 3, 6"),
-        ({"pipeline": 2}, {"tie_embeddings": True}, 64, "the embedding of the first stage is the head"),
     ],
 )
 def test_models_that_do_not_fit(layout, changes, seq_len, message):
@@ -55,6 +63,9 @@ def test_numbers_of_ranks():
         ParallelLayout.filling(6, tensor=2, context=2)
     with pytest.raises(LayoutError, match="tensor=0 must be at least 1"):
         ParallelLayout(tensor=0)
+    with pytest.raises(LayoutError, match=r"expert=8 does not divide .* = 6 ranks .* one of 1, 2, 3, 6"):
+        ParallelLayout.filling(12, replicate=2, expert=8)
+    assert ParallelLayout.filling(12, tensor=2, expert=4).ranks == 12, "experts take no ranks of their own"
     assert ParallelLayout.filling(24, replicate=2, tensor=4) == ParallelLayout(replicate=2, shard=3, tensor=4)
 
 
@@ -63,6 +74,7 @@ def test_numbers_of_ranks():
     [
         ("gpt3-175b", ParallelLayout(replicate=2, shard=64, tensor=8)),
         ("llama3-405b", ParallelLayout(shard=64, tensor=8, context=2)),
+        ("mixtral-8x7b", ParallelLayout(replicate=4, shard=256, expert=8)),
     ],
 )
 def test_the_largest_models_fit_a_thousand_ranks(preset, layout):

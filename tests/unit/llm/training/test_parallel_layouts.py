@@ -2,16 +2,21 @@
 under any other layout.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch.distributed import distributed_c10d
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llm.models.load import build
 from llm.models.presets import model_config
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
+from llm.training.expert_load import expert_load
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
@@ -36,6 +41,15 @@ GPT = model_config(
     tie_embeddings=False,
 )
 UNTIED = LLAMA.model_copy(update={"tie_embeddings": False})
+EXPERTS = UNTIED.model_copy(
+    update={
+        "n_experts": 4,
+        "experts_per_token": 2,
+        "balance_coefficient": 0.5,
+        "router_z_coefficient": 0.1,
+    }
+)
+DEEP = LLAMA.model_copy(update={"n_layers": 4})
 STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
 
 
@@ -44,6 +58,7 @@ class Case:
     layout: ParallelLayout
     config: object
     opening_id: int | None = None
+    z_loss: float = 0.0
 
 
 CASES = {
@@ -54,6 +69,13 @@ CASES = {
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
     "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
+    "stages with one table": Case(ParallelLayout(shard=2, pipeline=2), LLAMA, z_loss=0.1),
+    "four stages with one table": Case(ParallelLayout(pipeline=4), DEEP),
+    "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
+    "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
+    "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
+    "experts over tensor, context": Case(ParallelLayout(context=2, tensor=2, expert=2), EXPERTS),
+    "experts whole, tensor": Case(ParallelLayout(shard=2, tensor=2), EXPERTS),
 }
 
 
@@ -66,18 +88,21 @@ def batch(step: int):
 
 
 def steps(model, optimizer, case: Case, ranks, numbers):
-    """(loss, gradient norm, tokens) of each step, taken in two micro-batches."""
+    """(loss, z-loss, gradient norm, tokens, load of experts) of each step, in as many parts as needed."""
     layout, share = case.layout, SEQUENCES // case.layout.data
     staged = isinstance(model, DecoderStage)
-    backward = Pipeline(model, ranks, torch.device("cpu")).backward if staged else None
+    pipeline = Pipeline(model, ranks, torch.device("cpu"), case.opening_id, case.z_loss) if staged else None
+    backward = pipeline.backward if pipeline else None
     seen = []
     for step in numbers:
         first = ranks.place.data * share if ranks else 0
         tokens, targets = (each[first : first + share] for each in batch(step))
-        halves = list(zip(tokens.split(share // 2), targets.split(share // 2), strict=True))
-        loss_sum = language_model_loss(model, case.opening_id, ranks)
-        result = train_step(model, optimizer, halves, loss_sum, 1e-2, 0.5, layout.copies, backward)
-        seen.append((result.loss, result.grad_norm, result.tokens))
+        size = share // max(2, layout.pipeline)
+        parts = list(zip(tokens.split(size), targets.split(size), strict=True))
+        loss_sum = language_model_loss(model, case.opening_id, ranks, case.z_loss)
+        result = train_step(model, optimizer, parts, loss_sum, 1e-2, 0.5, layout.copies, backward)
+        load = expert_load(model).values() if model.config.n_experts else ()
+        seen.append((result.loss, result.z_loss, result.grad_norm, result.tokens, *load))
     return seen
 
 
@@ -85,7 +110,7 @@ def divided(case: Case):
     ranks = arrange(case.layout, torch.device("cpu"))
     with torch.device("meta"):
         staged = case.layout.pipeline > 1
-        model = DecoderStage(case.config, ranks, case.opening_id) if staged else build(case.config)
+        model = DecoderStage(case.config, ranks) if staged else build(case.config)
     parallelize(model, ranks, "fp32")
     model.to_empty(device="cpu")
     return model, ranks
@@ -96,7 +121,7 @@ def plainly(case: Case):
     model.init_weights(seed=3)
     with torch.no_grad():
         logits = model(batch(0)[0])
-    alone = Case(ParallelLayout(), case.config, case.opening_id)
+    alone = replace(case, layout=ParallelLayout())
     curve = steps(model, optimizer_of(model), alone, None, range(STEPS))
     return curve, logits, model.state_dict()
 
@@ -109,24 +134,32 @@ def optimizer_of(model):
 def dividedly(case: Case):
     model, ranks = divided(case)
     model.init_weights(seed=3)
-    logits = None
-    if case.layout.pipeline == 1:
-        with torch.no_grad():
-            logits = model(batch(0)[0])  # An evaluation sees whole rows.
+    with torch.no_grad():
+        logits = model(batch(0)[0], readout=F.linear)  # An evaluation sees whole rows, and all stages.
     curve = steps(model, optimizer_of(model), case, ranks, range(STEPS))
     return curve, logits, gather_weights(model, ranks)
 
 
 def all_cases(folder):
-    found = {name: dividedly(case) for name, case in CASES.items()}
-    save_then_load(folder)
-    found["reloaded"] = reloaded(folder)
+    found = {}
+    for name, case in CASES.items():
+        found[name] = dividedly(case)
+        if name in RELOADED:
+            save_then_go_on(folder / name, case)
+            found[f"{name}, reloaded"] = reloaded(folder / name, RELOADED[name])
+        leave_groups()
     return found
 
 
-def save_then_load(folder):
+def leave_groups():
+    """All but the one of all ranks: each has threads that look for messages."""
+    for group in set(distributed_c10d._world.pg_map) - {dist.group.WORLD}:
+        dist.destroy_process_group(group)
+    _clear_sharding_prop_cache()  # which knows the groups that were
+
+
+def save_then_go_on(folder, case):
     """Two steps under one layout."""
-    case = CASES["tensor and shard"]
     model, ranks = divided(case)
     model.init_weights(seed=3)
     optimizer = optimizer_of(model)
@@ -136,14 +169,13 @@ def save_then_load(folder):
         steps(model, optimizer, case, ranks, range(2, STEPS))  # which the checkpoint knows nothing of
 
 
-def reloaded(folder):
-    """The other two under another."""
-    case = Case(ParallelLayout(tensor=1, shard=4), LLAMA, OPENING)
+def reloaded(folder, case):
+    """The last under another."""
     model, ranks = divided(case)
     optimizer = optimizer_of(model)
     load_checkpoint(newest_checkpoint(folder), model, optimizer)
     curve = steps(model, optimizer, case, ranks, range(2, STEPS))
-    return curve, None, gather_weights(model)
+    return curve, None, gather_weights(model, ranks)
 
 
 @pytest.fixture(scope="module")
@@ -156,31 +188,48 @@ def on_four_ranks(folder):
     return on_ranks(4, all_cases, folder)
 
 
+RELOADED = {
+    "tensor and shard": Case(ParallelLayout(shard=4), LLAMA, OPENING),
+    "experts and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
+    "stages with one table": Case(ParallelLayout(shard=4), LLAMA, z_loss=0.1),
+    "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
+}
+"""Under which layout a checkpoint of another is read."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
     expected_curve, expected_logits, expected_weights = plainly(CASES[name])
     curve, logits, weights = on_four_ranks[0][name]
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve), rtol=1e-4, atol=0)
-    if logits is not None:
-        torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
     assert_equal_weights(weights, expected_weights)
     assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
 
 
-def test_a_checkpoint_is_continued_under_any_layout(on_four_ranks, folder):
-    case = CASES["tensor and shard"]
+@pytest.mark.parametrize("name", RELOADED)
+def test_a_checkpoint_is_continued_under_any_layout(name, on_four_ranks, folder):
+    case = CASES[name]
     expected_curve, _, expected_weights = plainly(case)
-    curve, _, weights = on_four_ranks[0]["reloaded"]
+    curve, _, weights = on_four_ranks[0][f"{name}, reloaded"]
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
     assert_equal_weights(weights, expected_weights)
 
     model = build(case.config).to_empty(device="cpu")
     optimizer = optimizer_of(model)
-    load_checkpoint(newest_checkpoint(folder), model, optimizer)
-    alone = Case(ParallelLayout(), case.config, case.opening_id)
+    load_checkpoint(newest_checkpoint(folder / name), model, optimizer)
+    alone = replace(case, layout=ParallelLayout())
     curve = steps(model, optimizer, alone, None, range(2, STEPS))
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve[2:]), rtol=1e-4, atol=0)
     assert_equal_weights(model.state_dict(), expected_weights)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(on_four_ranks):
+    name = "stages of experts"
+    assert RELOADED[name].layout == CASES[name].layout
+    uninterrupted, resumed = on_four_ranks[0][name], on_four_ranks[0][f"{name}, reloaded"]
+    assert resumed[0] == uninterrupted[0][2:]
+    assert all(torch.equal(value, uninterrupted[2][key]) for key, value in resumed[2].items())
 
 
 def assert_equal_weights(actual, expected):

@@ -60,6 +60,11 @@ from pipelines.pretrain.config import PretrainConfig
         ({"model": {"preset": "t5-tiny"}, "seq_len": 2}, "the shortest text with a hole takes 3 tokens"),
         ({"parallel": {"tensor": 2}}, "tensor=2 .* = 2 does not divide 1 workers: take a multiple of 2"),
         ({"workers": 2, "parallel": {"tensor": 2}}, "tensor=2 does not divide n_kv_heads=1"),
+        ({"workers": 2, "parallel": {"expert": 2}}, "expert=2: this model has no experts to divide"),
+        (
+            {"workers": 4, "parallel": {"pipeline": 2}, "global_batch": 12},
+            "pipeline=2 keeps .* a share of 6 sequences makes 1 of micro_batch=8: lower micro_batch to 3",
+        ),
         ({"workers": (2, 4), "parallel": {"replicate": 2}}, "only sharded; give one number of workers"),
         (
             {"workers": 4, "parallel": {"context": 4}, "seq_len": 100},
