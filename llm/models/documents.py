@@ -52,7 +52,9 @@ def seeing_own_document(segments: Tensor) -> Pattern:
     return pattern
 
 
-def documents_of_pair(inputs: Tensor, tokens: Tensor, closing_id: int, opening_id: int) -> tuple[Tensor, Tensor]:
+def documents_of_pair(
+    inputs: Tensor, tokens: Tensor, closing_id: int, opening_id: int
+) -> tuple[Tensor, Tensor]:
     """inputs (batch, keys) and tokens (batch, seq), int64 -> for each the number of its document, from 1.
 
     Padding is a document of its own in inputs; in tokens, where it must be no `opening_id`, it belongs to the
@@ -63,5 +65,5 @@ def documents_of_pair(inputs: Tensor, tokens: Tensor, closing_id: int, opening_i
 
 
 def same_document(queries: Tensor, keys: Tensor) -> Tensor:
-    """(batch, q) and (batch, k), the numbers of documents -> (batch, q, k) bool: whether they are the same."""
+    """(batch, q) and (batch, k), numbers of documents -> (batch, q, k) bool: whether they are the same."""
     return queries.unsqueeze(2) == keys.unsqueeze(1)

@@ -46,9 +46,7 @@ class EncoderDecoder(nn.Module):
         """Fill every parameter in place: the same values on any device, rank or world size (`initial.py`)."""
         init_weights(self, seed)
 
-    def encode(
-        self, inputs: Tensor, valid: Tensor | None = None, positions: Tensor | None = None
-    ) -> Tensor:
+    def encode(self, inputs: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """inputs (batch, keys) int64 -> memory (batch, keys, d_model).
 
         valid (batch, keys) bool: False for padding, which nobody sees; None if there is none. Or (batch,

@@ -1,8 +1,8 @@
 """What an encoder-decoder reads and writes of a conversation, in token ids.
 
-    one question     reads     question <eos>                                           as T5 does
-    longer           reads     <|system|> … <|end|> <|user|> … <|end|> … <eos>          the chat template's marks
-    either           writes    the assistant's last words <eos>
+    one question    reads     question <eos>                                   as T5 does
+    longer          reads     <|system|> … <|end|> <|user|> … <|end|> <eos>    with the chat template's marks
+    either          writes    the assistant's last words <eos>
 
 A pair of texts is a conversation of one question and one answer.
 """
@@ -22,7 +22,7 @@ def encode_source(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
 
 
 def encode_pair(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
-    """Ids of what is read and of what is written, the latter empty if the last word is not the assistant's."""
+    """Ids of what is read and of what is written; there are none of the latter if the user speaks last."""
     *before, last = messages
     if last["role"] != "assistant":
         return encode_source(tokenizer, messages), []

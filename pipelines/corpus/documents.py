@@ -15,7 +15,6 @@ from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.tables import Row
 from pipelines.unit_actor import InputError
 
-
 _PAIRS = (("prompt", "response"), ("prompt", "completion"), ("source", "target"))
 """Fields of a record that make a conversation of one question and one answer."""
 
