@@ -5,6 +5,7 @@ import pytest
 from cluster.errors import UserError
 from pipelines.command_line import parse
 from pipelines.finetune.config import FinetuneConfig
+from pipelines.run.signatures import reads
 
 
 def parsed(*arguments: str) -> FinetuneConfig:
@@ -57,6 +58,8 @@ def test_a_new_model_is_known_by_its_shape():
     assert "preset" not in new.what()["model"]
     wide = parsed("--model.preset", "transformer-base", "--model.d-model", "64", "--tokenizer", "small")
     assert wide.what() != new.what()
+    assert reads("finetune", new) == {"tokenizer": "tokenizers/small", "corpus": "corpora/chat"}
+    assert reads("finetune", parsed()) == {"base": "models/base", "corpus": "corpora/chat"}
 
 
 @pytest.mark.parametrize(
