@@ -10,6 +10,7 @@ from llm.models.config import Family
 from pipelines.model_folder import TOKENIZER
 
 _NAMES = {"lm": "language", "scalar": "reward"}
+_DECODERS: tuple[Family, ...] = ("decoder",)
 
 
 def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> None:
@@ -21,7 +22,7 @@ def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> Non
         )
 
 
-def check_language_model(flag: str, model: Artifact, families: Collection[Family] = ("decoder",)) -> None:
+def check_language_model(flag: str, model: Artifact, families: Collection[Family] = _DECODERS) -> None:
     """Raise UserError unless `model`, given as --`flag`, is of one of the families, and text can be given to
     it.
     """
