@@ -1,13 +1,16 @@
 """Whether a model fits what a stage wants of it, from its config.json alone."""
 
 import json
+from collections.abc import Collection
 from typing import Any, Literal
 
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
+from llm.models.config import Family
 from pipelines.model_folder import TOKENIZER
 
 _NAMES = {"lm": "language", "scalar": "reward"}
+_DECODERS: tuple[Family, ...] = ("decoder",)
 
 
 def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> None:
@@ -19,14 +22,16 @@ def check_head(flag: str, model: Artifact, head: Literal["lm", "scalar"]) -> Non
         )
 
 
-def check_language_model(flag: str, model: Artifact) -> None:
-    """Raise UserError unless `model`, given as --`flag`, is a decoder that text can be given to."""
+def check_language_model(flag: str, model: Artifact, families: Collection[Family] = _DECODERS) -> None:
+    """Raise UserError unless `model`, given as --`flag`, is of one of the families, and text can be given to
+    it.
+    """
     check_head(flag, model, "lm")
-    family = _config(model).get("family", "decoder")  # models made before there were others do not say
-    if family != "decoder":
+    family = family_of(model)
+    if family not in families:
         raise UserError(
-            f"--{flag} {model.ref} is an {family}, and this stage takes a decoder: name another one, or "
-            "pre-train one with --model.preset gpt2 or a llama"
+            f"--{flag} {model.ref} is an {family}, and this stage takes a {' or an '.join(families)}: name "
+            "another one, or pre-train one with --model.preset gpt2 or a llama"
         )
     if TOKENIZER not in model.files:
         raise UserError(
@@ -35,13 +40,20 @@ def check_language_model(flag: str, model: Artifact) -> None:
         )
 
 
-def check_context(model: Artifact, tokens: int) -> None:
-    """Raise UserError if the model was not trained with `tokens` of prompt and response together."""
+def family_of(model: Artifact) -> Family:
+    """Of a language model."""
+    found: Family = _config(model).get("family", "decoder")  # those made before there were others do not say
+    return found
+
+
+def check_context(model: Artifact, tokens: int, what: str = "max_prompt_tokens + max_tokens") -> None:
+    """Raise UserError if the model was not trained with `tokens`, by default of prompt and response together,
+    which `what` says.
+    """
     longest = _config(model)["max_seq_len"]
     if tokens > longest:
         raise UserError(
-            f"max_prompt_tokens + max_tokens is {tokens}, but {model.ref} was trained with {longest} tokens; "
-            "lower one of them"
+            f"{what} is {tokens}, but {model.ref} was trained with {longest} tokens; lower one of them"
         )
 
 

@@ -1,6 +1,7 @@
 """Prompts out of a conversation corpus, in an order that depends on nothing but a seed."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,8 @@ class Prompt:
     """Conversations of one group (one source file, say) are on the same side of every split."""
     messages: list[dict[str, str]]
     token_ids: list[int]
+    reference: str = ""
+    """What the assistant said to it in the corpus, if anything."""
 
     @property
     def text(self) -> str:
@@ -39,13 +42,25 @@ def check_conversations(corpus: Artifact) -> None:
 
 
 def load_prompts(
-    corpus: Artifact, tokenizer: Tokenizer, *, split: Split, seed: int, limit: int, max_tokens: int
+    corpus: Artifact,
+    tokenizer: Tokenizer,
+    *,
+    split: Split,
+    seed: int,
+    limit: int,
+    max_tokens: int,
+    encode: Callable[[Tokenizer, list[dict[str, str]]], list[int]] = encode_prompt,
+    answered: bool = False,
 ) -> list[Prompt]:
     """Up to `limit` prompts of `split` that are at most `max_tokens` long, ordered by a hash of seed and id.
 
     A larger limit continues the same list. The assistant's own last message is left out. What is asked in
     several conversations is asked once, and a held-out prompt that the training split has too is left out:
     whoever learned from that split has seen an answer to it.
+
+    Args:
+        encode: what token ids a model is given of the messages.
+        answered: leave out those to which the assistant says nothing.
 
     Raises:
         UserError: there is no such prompt.
@@ -64,12 +79,13 @@ def load_prompts(
     for row in rows:
         messages = _question(row["messages"])
         key = _question_key(messages)
-        if not messages or key in asked or len(prompts) == limit:
+        reference = row["messages"][-1]["content"] if len(messages) < len(row["messages"]) else ""
+        if not messages or key in asked or len(prompts) == limit or (answered and not reference):
             continue
         asked.add(key)
-        token_ids = encode_prompt(tokenizer, messages)
+        token_ids = encode(tokenizer, messages)
         if len(token_ids) <= max_tokens:
-            prompts.append(Prompt(row["id"], row["group"], messages, token_ids))
+            prompts.append(Prompt(row["id"], row["group"], messages, token_ids, reference))
     if not prompts:
         side = {"train": "training", "heldout": "held-out"}[split]
         raise UserError(

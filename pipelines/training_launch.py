@@ -29,7 +29,7 @@ from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
 from pipelines.model_folder import CONFIG, TOKENIZER
-from pipelines.progress import StageProgress, console, stage_progress
+from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
 

@@ -15,11 +15,11 @@ from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.folder import FileEntry
 from cluster.errors import StorageError, UserError
 from cluster.placement import assigned_device
-from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar
 from llm.models.load import LanguageModel, build, load_state
 from llm.models.lora import add_adapters, initial_adapters, merge_adapters
 from llm.models.lora_config import LoraConfig
+from llm.models.masked_lm import MaskedLM
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
@@ -108,7 +108,7 @@ def sharded_model(
 
     Args:
         ranks: how it is divided; by default it is sharded over all.
-        lora: the adapters to train in place of the weights, of a decoder.
+        lora: the adapters to train in place of the weights, of a decoder or an encoder-decoder.
     """
     if ranks is not None and ranks.layout.pipeline > 1:
         with torch.device("meta"):
@@ -117,7 +117,7 @@ def sharded_model(
         model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
     if lora is not None:
-        assert isinstance(model, Decoder)
+        assert not isinstance(model, MaskedLM)
         add_adapters(model, lora)
     if job.config.float8:
         use_float8(model, device)

@@ -14,7 +14,7 @@ share a row among 200 to 5,000 conversations, 5 to 17 % do so in the next epoch 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -120,22 +120,44 @@ class PackedConversationBatches:
         Rows beyond the last whole batch wait for the next epoch, where the shuffle picks others. Some epochs
         pack into a few rows fewer than the first: `fewest_rows` keeps their number of batches the same.
         """
-        order = self._shuffle(len(self), epoch, "examples")
-        pools = max(FEWEST_POOLS, round(self._lengths.sum() / (POOL_ROWS * self.max_seq_len)))
-        row_of = np.empty_like(order)
-        rows = 0
-        for pool in np.array_split(np.arange(len(order)), pools):
-            row_of[pool] = rows + best_fit_decreasing(self._lengths[order[pool]], self.max_seq_len)
-            rows = row_of[pool].max(initial=rows - 1) + 1
-        if rows < fewest_rows:
-            _open_rows(row_of, rows, fewest_rows)
-            rows = fewest_rows
-        place = self._shuffle(rows, epoch, "rows")[row_of]
-        ends = np.cumsum(np.bincount(place, minlength=rows))
-        return np.split(order[np.argsort(place, kind="stable")], ends)[:-1]
+        return packed_rows(
+            lambda members: best_fit_decreasing(self._lengths[members], self.max_seq_len),
+            len(self),
+            self._lengths.sum() / self.max_seq_len,
+            self.seed,
+            epoch,
+            fewest_rows,
+        )
 
-    def _shuffle(self, n: int, epoch: int, purpose: str) -> np.ndarray:
-        return shuffled(n, keyed(self.seed, epoch, purpose))
+
+def packed_rows(
+    pack: Callable[[np.ndarray], np.ndarray],
+    n: int,
+    full_rows: float,
+    seed: int,
+    epoch: int,
+    fewest_rows: int,
+) -> list[np.ndarray]:
+    """The examples of each row of an epoch, in the order of training, as the top of this file says.
+
+    Args:
+        pack: numbers of examples -> the row of each, of rows 0, 1, …, none of which is empty.
+        full_rows: rows that all `n` would take if none had any room left.
+        fewest_rows: rows to spread them over if `pack` makes do with less.
+    """
+    order = shuffled(n, keyed(seed, epoch, "examples"))
+    pools = max(FEWEST_POOLS, round(full_rows / POOL_ROWS))
+    row_of = np.empty_like(order)
+    rows = 0
+    for pool in np.array_split(np.arange(n), pools):
+        row_of[pool] = rows + pack(order[pool])
+        rows = row_of[pool].max(initial=rows - 1) + 1
+    if rows < fewest_rows:
+        _open_rows(row_of, rows, fewest_rows)
+        rows = fewest_rows
+    place = shuffled(rows, keyed(seed, epoch, "rows"))[row_of]
+    ends = np.cumsum(np.bincount(place, minlength=rows))
+    return np.split(order[np.argsort(place, kind="stable")], ends)[:-1]
 
 
 def _open_rows(row_of: np.ndarray, rows: int, wanted: int) -> None:

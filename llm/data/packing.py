@@ -96,16 +96,18 @@ class ConversationBatches:
         return PaddedBatch(ids, loss_mask)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        """(batches_per_epoch, batch_size): which examples each batch holds."""
         if epoch != self._epoch:
-            order = self._shuffle(len(self), epoch, "examples")[: self.batches_per_epoch * self.batch_size]
-            pool = POOL_BATCHES * self.batch_size
-            for start in range(0, len(order), pool):
-                part = order[start : start + pool]
-                order[start : start + pool] = part[np.argsort(self._lengths[part], kind="stable")]
-            batches = order.reshape(self.batches_per_epoch, self.batch_size)
-            self._epoch, self._order = epoch, batches[self._shuffle(len(batches), epoch, "batches")]
+            self._epoch = epoch
+            self._order = bucketed_order(self._lengths, self.batch_size, self.seed, epoch)
         return self._order
 
-    def _shuffle(self, n: int, epoch: int, purpose: str) -> np.ndarray:
-        return shuffled(n, keyed(self.seed, epoch, purpose))
+
+def bucketed_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """(batches, batch_size): which examples, of these lengths, each batch of an epoch holds."""
+    batches = len(lengths) // batch_size
+    order = shuffled(len(lengths), keyed(seed, epoch, "examples"))[: batches * batch_size]
+    pool = POOL_BATCHES * batch_size
+    for start in range(0, len(order), pool):
+        part = order[start : start + pool]
+        order[start : start + pool] = part[np.argsort(lengths[part], kind="stable")]
+    return order.reshape(batches, batch_size)[shuffled(batches, keyed(seed, epoch, "batches"))]

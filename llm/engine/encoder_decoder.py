@@ -4,9 +4,12 @@ What the decoder looks up in the encoder's memory is projected once, and its own
 that a token costs one pass of the decoder over one position.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llm.models.attention import Attend, Pattern, Scoring, at_distances
 from llm.models.config import ModelConfig
@@ -49,6 +52,31 @@ def answer(
         running &= token[:, 0] != stop_id
     rows = torch.cat(written, dim=1).tolist() if written else [[] for _ in inputs]
     return [row[: row.index(stop_id)] if stop_id in row else row for row in rows]
+
+
+def answer_all(
+    model: EncoderDecoder,
+    sources: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    start_id: int,
+    pad_id: int,
+    stop_id: int,
+    max_tokens: int,
+) -> list[list[int]]:
+    """`answer` to each source, in their order; those of about one length share a batch."""
+    device = model.head_weight.device
+    by_length = sorted(range(len(sources)), key=lambda number: len(sources[number]))
+    answers: dict[int, list[int]] = {}
+    for start in range(0, len(by_length), batch_size):
+        numbers = by_length[start : start + batch_size]
+        rows = [torch.tensor(sources[number]) for number in numbers]
+        inputs = pad_sequence(rows, batch_first=True, padding_value=pad_id).to(device)
+        lengths = torch.tensor([len(row) for row in rows], device=device)
+        valid = torch.arange(inputs.shape[1], device=device) < lengths.unsqueeze(1)
+        written = answer(model, inputs, valid, start_id=start_id, stop_id=stop_id, max_tokens=max_tokens)
+        answers |= dict(zip(numbers, written, strict=True))
+    return [answers[number] for number in range(len(sources))]
 
 
 class _OwnTokens:

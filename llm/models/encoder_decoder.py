@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llm.models.attention import Attend, KeysValues, Pattern, Scoring, bidirectional, causal, masked
 from llm.models.config import ModelConfig
 from llm.models.decoder import Readout
+from llm.models.documents import positions_in, same_document, seeing_own_document
 from llm.models.initial import init_weights
 from llm.models.stack import Stack, attention_scale, with_sinusoids
 
@@ -45,12 +46,13 @@ class EncoderDecoder(nn.Module):
         """Fill every parameter in place: the same values on any device, rank or world size (`initial.py`)."""
         init_weights(self, seed)
 
-    def encode(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
+    def encode(self, inputs: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """inputs (batch, keys) int64 -> memory (batch, keys, d_model).
 
-        valid (batch, keys) bool: False for padding, which nobody sees; None if there is none.
+        valid (batch, keys) bool: False for padding, which nobody sees; None if there is none. Or (batch,
+        keys, keys): whether the token of a row sees that of a column. positions as in `decode`.
         """
-        return self._run(self.encoder, inputs, None, _seeing(valid))
+        return self._run(self.encoder, inputs, positions, _seeing(valid))
 
     def decode(
         self,
@@ -60,7 +62,9 @@ class EncoderDecoder(nn.Module):
         positions: Tensor | None = None,
         pattern: Pattern = causal,
     ) -> Tensor:
-        """tokens (batch, seq) int64, memory and valid as of `encode` -> hidden states (batch, seq, d_model).
+        """tokens (batch, seq) int64, memory as of `encode` -> hidden states (batch, seq, d_model).
+
+        valid: which of the memory is seen, by all tokens (batch, keys) or by each (batch, seq, keys).
 
         positions (batch or 1, seq) default to 0 … seq − 1. In place of memory, what `keys_values` made of it.
         """
@@ -77,12 +81,22 @@ class EncoderDecoder(nn.Module):
         tokens: Tensor,
         valid: Tensor | None = None,
         readout: Readout = F.linear,
+        documents: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """inputs (batch, keys) and tokens (batch, seq) int64 -> logits (batch, seq, padded_vocab_size).
 
         Logits at position t say what comes after tokens[:, t]. `readout` as in `Decoder.forward`.
+
+        documents, in place of valid: the numbers of those that inputs and tokens are of, like them
+        (`documents_of_pair`). Each sees itself alone, and its positions begin at 0.
         """
-        hidden = self.decode(tokens, self.encode(inputs, valid), valid)
+        if documents is None:
+            hidden = self.decode(tokens, self.encode(inputs, valid), valid)
+        else:
+            read, written = documents
+            memory = self.encode(inputs, same_document(read, read), positions_in(read))
+            seen = same_document(written, read)
+            hidden = self.decode(tokens, memory, seen, positions_in(written), seeing_own_document(written))
         return readout(hidden * self.config.logit_scale, self.head_weight, None)
 
     def _run(
@@ -101,4 +115,6 @@ class EncoderDecoder(nn.Module):
 
 
 def _seeing(valid: Tensor | None) -> Pattern:
-    return bidirectional if valid is None else masked(valid[:, None, None, :])
+    if valid is None:
+        return bidirectional
+    return masked(valid.unsqueeze(1) if valid.dim() == 3 else valid[:, None, None, :])

@@ -5,9 +5,9 @@
 A begins at N(0, 1/√in) and B at 0: the first forward pass is the base model's, bit for bit. In the end
 (α / r) B A is added to W, and what is left is a model like any other.
 
-Each part of a fused matrix has a pair of its own: q, k and v of `attention.qkv`, gate and up of
-`mlp.gate_up`. One pair for the whole would be fewer weights, but the parts would share their A, and libraries
-that keep the parts apart, as Hugging Face's do, would have no name for it.
+Each part of a fused matrix has a pair of its own: q, k and v of `attention.qkv`, k and v of `cross.kv`, gate
+and up of `mlp.gate_up`. One pair for the whole would be fewer weights, but the parts would share their A, and
+libraries that keep the parts apart, as Hugging Face's do, would have no name for it.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from llm.models.config import ModelConfig
 from llm.models.decoder import Trunk
+from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.initial import generator_for
 from llm.models.lora_config import LoraConfig
 
@@ -25,15 +26,30 @@ _ADAPTERS = ".adapters."
 
 
 def adapted_parts(config: ModelConfig, lora: LoraConfig) -> dict[str, dict[str, int]]:
-    """Matrices of a block that have adapters, by their names in it, and the rows of each of their parts.
+    """Matrices of a model that have adapters, by their names in it, and the rows of each of their parts.
 
     Raises:
         ValueError: the feed-forward layers are experts, which have none.
     """
+    stacks = [("", config.n_layers, False)]
+    if config.family == "encoder-decoder":
+        stacks = [("encoder.", config.n_encoder_layers, False), ("decoder.", config.n_layers, True)]
+    return {
+        f"{stack}blocks.{layer}.{name}": parts
+        for stack, layers, cross in stacks
+        for layer in range(layers)
+        for name, parts in _parts_of_block(config, lora, cross).items()
+    }
+
+
+def _parts_of_block(config: ModelConfig, lora: LoraConfig, cross: bool) -> dict[str, dict[str, int]]:
     q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
     parts: dict[str, dict[str, int]] = {}
     if "attention" in lora.targets:
         parts |= {"attention.qkv": {"q": q, "k": kv, "v": kv}, "attention.out": {"o": config.d_model}}
+        if cross:
+            parts |= {"cross.q": {"q": q}, "cross.kv": {"k": kv, "v": kv}}
+            parts["cross.out"] = {"o": config.d_model}
     if "mlp" in lora.targets:
         if config.n_experts:
             raise ValueError(f"targets={lora.targets}: experts have no adapters; use attention")
@@ -47,9 +63,10 @@ def adapted_parts(config: ModelConfig, lora: LoraConfig) -> dict[str, dict[str, 
 
 def adapter_count(config: ModelConfig, lora: LoraConfig) -> int:
     """Parameters of all adapters of a model: r · (inputs + outputs) each."""
-    inputs = {"attention.out": config.n_heads * config.head_dim, "mlp.down": config.d_ff}
-    return config.n_layers * sum(
-        lora.rank * (inputs.get(matrix, config.d_model) + rows)
+    heads = config.n_heads * config.head_dim
+    inputs = {"attention.out": heads, "cross.out": heads, "mlp.down": config.d_ff}
+    return sum(
+        lora.rank * (inputs.get(matrix.split(".", matrix.count(".") - 1)[-1], config.d_model) + rows)
         for matrix, parts in adapted_parts(config, lora).items()
         for rows in parts.values()
     )
@@ -83,17 +100,15 @@ class AdaptedLinear(nn.Linear):
         return super().forward(x) + self.scale * added
 
 
-def add_adapters(model: Trunk, lora: LoraConfig) -> None:
+def add_adapters(model: Trunk | EncoderDecoder, lora: LoraConfig) -> None:
     """Freeze `model`, on the meta device or not, and give it adapters without values: `initial_adapters` has
     them. To be called before the model is sharded.
     """
     model.requires_grad_(False)
-    parts = adapted_parts(model.config, lora)
-    for block in model.blocks:
-        for name, rows in parts.items():
-            linear = block.get_submodule(name)
-            assert isinstance(linear, nn.Linear)
-            block.set_submodule(name, AdaptedLinear(linear, rows, lora))
+    for name, rows in adapted_parts(model.config, lora).items():
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        model.set_submodule(name, AdaptedLinear(linear, rows, lora))
 
 
 def initial_adapters(model: nn.Module, seed: int) -> dict[str, Tensor]:
@@ -112,19 +127,14 @@ def initial_adapters(model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 def pairs(
     state: dict[str, Tensor], config: ModelConfig, lora: LoraConfig
-) -> Iterator[tuple[int, str, dict[str, tuple[Tensor, Tensor]]]]:
-    """(layer, name of a matrix in its block, (A, B) of each of its parts) of all that have adapters.
+) -> Iterator[tuple[str, dict[str, tuple[Tensor, Tensor]]]]:
+    """(name of a matrix, (A, B) of each of its parts) of all that have adapters.
 
     state: the state dict of a model with adapters.
     """
-    for layer in range(config.n_layers):
-        for matrix, parts in adapted_parts(config, lora).items():
-            prefix = f"blocks.{layer}.{matrix}{_ADAPTERS}"
-            yield (
-                layer,
-                matrix,
-                {part: (state[f"{prefix}{part}.a"], state[f"{prefix}{part}.b"]) for part in parts},
-            )
+    for matrix, parts in adapted_parts(config, lora).items():
+        prefix = f"{matrix}{_ADAPTERS}"
+        yield matrix, {part: (state[f"{prefix}{part}.a"], state[f"{prefix}{part}.b"]) for part in parts}
 
 
 def merge_adapters(state: dict[str, Tensor], config: ModelConfig, lora: LoraConfig) -> dict[str, Tensor]:
@@ -133,7 +143,7 @@ def merge_adapters(state: dict[str, Tensor], config: ModelConfig, lora: LoraConf
     Of `state`, that of a model with adapters, the other tensors are taken over as they are.
     """
     merged = {name: tensor for name, tensor in state.items() if _ADAPTERS not in name}
-    for layer, matrix, parts in pairs(state, config, lora):
-        name = f"blocks.{layer}.{matrix}.weight"
+    for matrix, parts in pairs(state, config, lora):
+        name = f"{matrix}.weight"
         merged[name] = merged[name] + lora.scale * torch.cat([b @ a for a, b in parts.values()])
     return merged

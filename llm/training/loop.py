@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from llm.models.decoder import Trunk
-from llm.models.documents import seeing_themselves
+from llm.models.documents import documents_of_pair, seeing_themselves
 from llm.models.encoder_decoder import EncoderDecoder
+from llm.tokenizer.special import EOS_ID
 from llm.training.activation_checkpointing import checkpoint_activations
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_mirror import CheckpointMirror
@@ -189,7 +190,8 @@ def language_model_loss(
     """The summed cross-entropy of a micro-batch, inside `model`'s forward for FSDP's sake.
 
     Args:
-        opening_id: the token with which each document of a row begins, if they are not to see each other.
+        opening_id: the token with which each document of a row begins, if they are not to see each other; of
+            an encoder-decoder, each that is written: those that are read end with <eos>.
         ranks: how the model is divided. With gradients, the sum is then over this rank's part of each row.
         z_loss: coefficient of the z-loss; above 0 what is returned is both in one, and the z-loss.
     """
@@ -199,6 +201,8 @@ def language_model_loss(
         row_weights = (targets != IGNORE).sum(1)
         if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
             given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
+        elif opening_id is not None and model.config.family == "encoder-decoder":
+            inputs = {"documents": documents_of_pair(given[0], given[1], EOS_ID, opening_id)}
         else:
             inputs = seeing_themselves(given[0], opening_id)
 

@@ -4,17 +4,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipelines.stage_config import Frozen, How
+from pipelines.stage_config import Frozen, How, Later
 from pipelines.unit_config import UnitsConfig
 
 
 class FunctionOptions(Frozen):
     """Which functions become conversations (`--source python-functions`)."""
 
+    answer: Later[Literal["body", "docstring"]] = "body"
+    """What the answer is: the body, when signature and docstring ask; or the first sentence of the docstring,
+    when the code asks.
+    """
     max_prompt_chars: int = Field(default=600, gt=0)
-    """Longest signature with docstring, in characters."""
+    """Longest question, in characters."""
     max_response_chars: int = Field(default=600, gt=0)
-    """Longest body, in characters."""
+    """Longest answer, in characters."""
 
 
 class CorpusConfig(UnitsConfig):
@@ -22,8 +26,8 @@ class CorpusConfig(UnitsConfig):
 
     source: Literal["files", "python-stdlib", "python-functions"] = "files"
     """Where documents come from: "files" reads --paths; "python-stdlib" the source code of this Python's
-    standard library; "python-functions" makes conversations (docstring asks, body answers) out of the text
-    corpus --from-corpus.
+    standard library; "python-functions" makes conversations (docstring asks, body answers, or as
+    --functions.answer says) out of the text corpus --from-corpus.
     """
     paths: How[tuple[str, ...]] = ()
     """Files, folders or globs. Recognised by content, so moving or touching them changes nothing."""
@@ -31,7 +35,8 @@ class CorpusConfig(UnitsConfig):
     """Text corpus for python-functions: NAME or NAME/VERSION."""
     format: Literal["auto", "text", "jsonl", "parquet", "conversations"] = "auto"
     """What the files hold; "auto" goes by their names. "conversations": JSON lines or Parquet with `messages`
-    (a list of role and content), or with `prompt` and `response`. JSON lines and text may be .gz or .zst.
+    (a list of role and content), or with a pair of texts: `prompt` and `response`, `prompt` and `completion`,
+    or `source` and `target`. JSON lines and text may be .gz or .zst.
     """
     text_field: str = "text"
     """Field of JSON lines, or column of Parquet, that holds the text."""

@@ -7,13 +7,16 @@ from typing import Any
 
 from llm.text.identity import content_id, is_heldout
 from llm.text.normalise import normalise
-from llm.text.python_functions import UnparsableError, python_functions
+from llm.text.python_functions import UnparsableError, documented_functions, python_functions
 from llm.text.readers import Located, ReadError, read_bytes, read_jsonl, read_parquet
 from llm.text.source import Source
 from llm.tokenizer.chat import ROLE_IDS
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.tables import Row
 from pipelines.unit_actor import InputError
+
+_PAIRS = (("prompt", "response"), ("prompt", "completion"), ("source", "target"))
+"""Fields of a record that make a conversation of one question and one answer."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,12 @@ def _text(text: str, source: str, config: CorpusConfig) -> Row | Removed:
 def _conversation(located: Located, source: str, config: CorpusConfig) -> Row | Removed:
     record = located.record
     messages = record.get("messages")
-    if messages is None and "prompt" in record and "response" in record:
-        messages = [
-            {"role": "user", "content": record["prompt"]},
-            {"role": "assistant", "content": record["response"]},
-        ]
+    for asks, answers in _PAIRS:
+        if messages is None and asks in record and answers in record:
+            messages = [
+                {"role": "user", "content": record[asks]},
+                {"role": "assistant", "content": record[answers]},
+            ]
     problem = _problem(messages)
     if messages is None or problem:
         raise InputError(f"{located.place}: {problem}")
@@ -108,7 +112,8 @@ def _conversation(located: Located, source: str, config: CorpusConfig) -> Row | 
 def _problem(messages: Any) -> str:
     """What is wrong with a record's messages; "" if nothing is."""
     if not isinstance(messages, list) or not messages:
-        return "no conversation: it needs a list `messages`, or `prompt` and `response`"
+        pairs = ", ".join(f"`{asks}` and `{answers}`" for asks, answers in _PAIRS)
+        return f"no conversation: it needs a list `messages`, or a pair: {pairs}"
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             return f"messages[{number}] has no text as `content`"
@@ -135,8 +140,9 @@ def _functions(file: Source, piece: dict[str, Any], config: CorpusConfig) -> Ite
     columns = ["id", "text", "source", "split"]
     for located in read_parquet(file, columns, piece["first"], piece["last"]):
         document = located.record
+        pairs_of = documented_functions if config.functions.answer == "docstring" else python_functions
         try:
-            pairs = list(python_functions(document["text"]))
+            pairs = list(pairs_of(document["text"]))
         except UnparsableError as error:
             line = None if error.line is None else float(error.line)
             yield Removed(document["id"], document["source"], "unparsable", line)

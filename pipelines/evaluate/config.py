@@ -1,8 +1,10 @@
 """Configuration of `manta evaluate`."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from pipelines.stage_config import How, StageConfig
+from pipelines.stage_config import How, Later, StageConfig
 
 
 class EvaluateConfig(StageConfig):
@@ -10,6 +12,8 @@ class EvaluateConfig(StageConfig):
     its answers (--corpus), or both.
 
     With a baseline, both models answer the same prompts with the same seeds, and the win rate is counted.
+
+    An encoder-decoder's answers, greedy, are compared with those of the corpus: exact match and BLEU.
     """
 
     model: How[str] = "aligned"
@@ -29,7 +33,9 @@ class EvaluateConfig(StageConfig):
     max_tokens: int = Field(default=96, gt=0)
     """Tokens after which a response is cut off."""
     temperature: float = Field(default=0.8, ge=0)
-    """Of the sampling; 0 takes the likeliest token."""
+    """Of the sampling; 0 takes the likeliest token. An encoder-decoder always does."""
+    bleu_tokenizer: Later[Literal["13a", "intl", "char", "zh", "none"]] = "13a"
+    """How BLEU cuts text into words: sacrebleu's names."""
     seed: int = Field(default=0, ge=0)
     """Decides prompts and samples. Another seed than in training shows that the result is no accident of
     one.

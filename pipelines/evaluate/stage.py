@@ -4,14 +4,17 @@ import json
 from contextlib import closing
 from typing import Any
 
+from cluster.artifacts.draft import Draft
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
 from cluster.one_process import run_in_one_process
+from llm.tokenizer.chat import encode_prompt
 from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.pairs import encode_source
 from pipelines.begin import begin
-from pipelines.check_model import check_context, check_language_model
+from pipelines.check_model import check_context, check_language_model, family_of
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
@@ -31,13 +34,18 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     if config.baseline is not None:
         models["baseline"] = store.resolve("models", config.baseline)
     for role, model in models.items():
-        check_language_model(role, model)
+        check_language_model(role, model, ("decoder", "encoder-decoder"))
+    _check_families(config, models)
     inputs = dict(models)
     if config.corpus is not None:
         inputs["corpus"] = store.resolve("corpora", config.corpus)
         check_conversations(inputs["corpus"])
         for model in models.values():
-            check_context(model, config.max_prompt_tokens + config.max_tokens)
+            if family_of(model) == "encoder-decoder":
+                check_context(model, config.max_prompt_tokens, "max_prompt_tokens")
+                check_context(model, config.max_tokens, "max_tokens")
+            else:
+                check_context(model, config.max_prompt_tokens + config.max_tokens)
     tokenizers = {role: model.read(TOKENIZER) for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
@@ -54,6 +62,22 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     return inputs
 
 
+def _check_families(config: EvaluateConfig, models: dict[str, Artifact]) -> None:
+    """Raise UserError if the models are measured in different ways, or cannot be measured as is asked."""
+    model, *others = models.values()
+    for other in others:
+        if family_of(other) != family_of(model):
+            raise UserError(
+                f"--baseline {other.ref} is a {family_of(other)}, and {model.ref} a {family_of(model)}: they "
+                "are measured in different ways; name a baseline of the same family"
+            )
+    if config.tokens is not None and family_of(model) == "encoder-decoder":
+        raise UserError(
+            f"--tokens {config.tokens}: {model.ref} is an encoder-decoder, of which there are no bits per "
+            "byte; --corpus NAME compares its answers with those of conversations"
+        )
+
+
 def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     """Make evaluations/NAME."""
     inputs = resolve_inputs(config, ArtifactStore(config.root))
@@ -61,6 +85,12 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     if isinstance(draft, Artifact):
         return draft
     prompts = load_heldout_prompts(config, inputs) if "corpus" in inputs else []
+    if family_of(inputs["model"]) == "encoder-decoder":
+        from pipelines.evaluate.pairs import measure_pairs
+
+        measured = measure_pairs(config, inputs, prompts, draft, cluster)
+        models = {role: inputs[role].ref for role in measured["bleu"]}
+        return _commit(draft, {"models": models, "prompts": len(prompts), **measured})
 
     # torch and Ray take seconds to import, and there was nothing to do until here.
     from pipelines.evaluate.answers import Answer, answers_of
@@ -111,12 +141,19 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
         results |= {"prompts": len(prompts), **summarise(answers)}
         lines = [json.dumps(record) + "\n" for record in side_by_side(prompts, answers)]
         draft.write("samples.jsonl", "".join(lines).encode())
+    return _commit(draft, results)
+
+
+def _commit(draft: Draft, results: dict[str, Any]) -> Artifact:
     draft.write("results.json", json.dumps(results, indent=2).encode() + b"\n")
     return draft.commit(counts=results)
 
 
 def load_heldout_prompts(config: EvaluateConfig, inputs: dict[str, Artifact]) -> list[Prompt]:
-    """The prompts that all models answer. Raises UserError if there is none."""
+    """The prompts that all models answer, for encoder-decoders those that have an answer to compare with.
+    Raises UserError if there is none.
+    """
+    pairs = family_of(inputs["model"]) == "encoder-decoder"
     return load_prompts(
         inputs["corpus"],
         load_tokenizer(inputs["model"].fetch(TOKENIZER)),
@@ -124,4 +161,6 @@ def load_heldout_prompts(config: EvaluateConfig, inputs: dict[str, Artifact]) ->
         seed=config.seed,
         limit=config.prompts,
         max_tokens=config.max_prompt_tokens,
+        encode=encode_source if pairs else encode_prompt,
+        answered=pairs,
     )

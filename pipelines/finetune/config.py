@@ -1,25 +1,41 @@
 """Configuration of supervised fine-tuning."""
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from llm.models.lora_config import LoraConfig
+from pipelines.model_options import ModelOptions
 from pipelines.stage_config import How, Later
 from pipelines.training_config import OptimizerConfig, TrainingConfig
 
+BASE, NO_PRESET = "base", "none"
+
 
 class FinetuneConfig(TrainingConfig):
-    """Teach a base model to answer, from conversations; only the assistant's words are learned."""
+    """Teach a base model to answer, from conversations; only the assistant's words are learned.
 
-    base: How[str] = "base"
+    A decoder learns all that the assistant says. An encoder-decoder reads what comes before its last answer,
+    and learns to write that.
+    """
+
+    base: How[str] = BASE
     """Model to start from: NAME or NAME/VERSION under models/."""
+    model: Later[ModelOptions] = ModelOptions(preset=NO_PRESET)
+    """A new model to train from scratch in place of --base, such as --model.preset transformer-base; it takes
+    a --tokenizer too.
+    """
+    tokenizer: How[str | None] = None
+    """Tokenizer of a new model: NAME or NAME/VERSION under tokenizers/. A base model has its own."""
     corpus: How[str] = "chat"
     """Conversations to learn from: NAME or NAME/VERSION under corpora/."""
     epochs: int = Field(default=2, gt=0)
     """Times that every conversation is seen."""
     max_seq_len: int = Field(default=256, gt=1)
-    """Longer conversations, in tokens, are left out."""
+    """Longer conversations, in tokens, are left out; of an encoder-decoder, those with more to read."""
+    max_target_len: Later[int | None] = Field(default=None, gt=1)
+    """Encoder-decoder: conversations with a longer answer, in tokens, are left out; --max-seq-len by default.
+    """
     packing: Later[bool] = False
     """Fill sequences of --max-seq-len with several conversations each, which do not see each other (best fit:
     arXiv:2404.10830). --global-batch then counts sequences, and an epoch may leave out a few conversations.
@@ -45,6 +61,43 @@ class FinetuneConfig(TrainingConfig):
                     "head stay as they are; leave it out, or the adapters"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _there_is_one_model_to_begin_with(self) -> Self:
+        if not self.from_scratch:
+            if self.tokenizer is not None:
+                raise ValueError(
+                    f"tokenizer={self.tokenizer} is for a new model, and {self.base} has its own: leave it "
+                    "out, or give model.preset"
+                )
+            if self.model != type(self).model_fields["model"].default:
+                raise ValueError("model: a shape is for a new model: give model.preset too")
+            return self
+        preset = f"model.preset={self.model.preset}"
+        shape = self.model.shape(vocab_size=1)
+        if self.base != BASE:
+            raise ValueError(f"{preset} is a new model, base={self.base} another one: give one of them")
+        if self.tokenizer is None:
+            raise ValueError(f"{preset}: a new model needs a tokenizer: give its name")
+        if self.adapters is not None:
+            raise ValueError(f"lora.rank={self.lora.rank}: adapters need a base model; leave out {preset}")
+        if shape.family == "encoder":
+            raise ValueError(f"{preset} is an encoder, which writes nothing; use another family")
+        return self
+
+    def what(self) -> dict[str, Any]:
+        """With the shape of a new model in place of its name."""
+        return super().what() | ({"model": self.model.what()} if self.from_scratch else {})
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the model is a new one."""
+        return self.model.preset != NO_PRESET
+
+    @property
+    def longest_target(self) -> int:
+        """Tokens of the longest answer that an encoder-decoder learns."""
+        return self.max_target_len or self.max_seq_len
 
     @property
     def adapters(self) -> LoraConfig | None:

@@ -20,13 +20,18 @@ Example = tuple[list[int], list[int]]
 """Token ids, and for each 1 if it is learned: the assistant's words and the end of its turn."""
 
 
-def read_examples(corpus: Path, split: str, tokenizer: Tokenizer) -> list[Example]:
+def read_messages(corpus: Path, split: str) -> list[list[dict[str, str]]]:
     """Every conversation of a split, in the corpus's order."""
     parts = sorted(str(part) for part in corpus.glob("part-*.parquet"))
     table = pyarrow.dataset.dataset(parts).to_table(
         columns=["messages"], filter=pyarrow.dataset.field("split") == split
     )
-    return [encode_conversation(tokenizer, messages) for messages in table["messages"].to_pylist()]
+    return table["messages"].to_pylist()
+
+
+def read_examples(corpus: Path, split: str, tokenizer: Tokenizer) -> list[Example]:
+    """The same, as a decoder learns them."""
+    return [encode_conversation(tokenizer, messages) for messages in read_messages(corpus, split)]
 
 
 def training_batches(

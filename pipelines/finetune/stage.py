@@ -1,9 +1,13 @@
-"""Supervised fine-tuning as a stage: models/BASE + corpora/CONVERSATIONS → models/…"""
+"""Supervised fine-tuning as a stage: models/BASE + corpora/CONVERSATIONS → models/…
+
+Or, for a new model, tokenizers/… + corpora/CONVERSATIONS → models/…
+"""
 
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
+from llm.models.config import ModelConfig
 from llm.models.load import load_config
 from pipelines.begin import begin
 from pipelines.check_model import check_language_model
@@ -15,31 +19,49 @@ LOGIC_VERSION = 1
 
 
 def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    """The base model and the conversations; raises UserError if one is missing or does not fit the other."""
-    base, corpus = store.resolve("models", config.base), store.resolve("corpora", config.corpus)
+    """The base model, or the tokenizer of a new one, and the conversations; raises UserError if one is
+    missing or does not fit the other.
+    """
+    if config.tokenizer is not None:
+        begins = {"tokenizer": store.resolve("tokenizers", config.tokenizer)}
+    else:
+        begins = {"base": store.resolve("models", config.base)}
+    corpus = store.resolve("corpora", config.corpus)
     if corpus.counts.get("format") != "conversations":
         raise UserError(
             f"--corpus {config.corpus}: {corpus.ref} holds plain text; "
             "fine-tuning needs a corpus of conversations (`manta corpus --help`)"
         )
-    check_language_model("base", base)
-    shape, _ = load_config(base.fetch(CONFIG))
-    if config.max_seq_len > shape.max_seq_len:
+    if "base" in begins:
+        check_language_model("base", begins["base"], ("decoder", "encoder-decoder"))
+        shape, _ = load_config(begins["base"].fetch(CONFIG))
+        _check_shape(config, shape, begins["base"].ref)
+    else:
+        _check_shape(config, config.model.shape(vocab_size=1), f"the new model ({config.model.preset})")
+    return {**begins, "corpus": corpus}
+
+
+def _check_shape(config: FinetuneConfig, shape: ModelConfig, which: str) -> None:
+    """Raise UserError if the model, called `which`, cannot learn what is asked."""
+    if config.max_target_len is not None and shape.family != "encoder-decoder":
         raise UserError(
-            f"--max-seq-len {config.max_seq_len} is longer than {base.ref} allows: "
-            f"use at most {shape.max_seq_len}"
+            f"--max-target-len {config.max_target_len} is for encoder-decoders, and {which} is none: "
+            "--max-seq-len counts question and answer together"
         )
+    lengths = {"--max-seq-len": config.max_seq_len, "--max-target-len": config.longest_target}
+    for flag, length in lengths.items():
+        if length > shape.max_seq_len:
+            raise UserError(f"{flag} {length} is longer than {which} allows: use at most {shape.max_seq_len}")
     if config.adapters is not None and shape.n_experts and "mlp" in config.lora.targets:
         raise UserError(
-            f"--lora.targets {config.lora.targets}: {base.ref} has experts, which have no adapters; "
+            f"--lora.targets {config.lora.targets}: {which} has experts, which have no adapters; "
             "use attention"
         )
     if shape.tie_embeddings and config.optimizer.head_scale != 1:
         raise UserError(
-            f"--optimizer.head-scale {config.optimizer.head_scale}: the head of {base.ref} is its embedding "
+            f"--optimizer.head-scale {config.optimizer.head_scale}: the head of {which} is its embedding "
             "table; use --optimizer.embedding-scale"
         )
-    return {"base": base, "corpus": corpus}
 
 
 def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
@@ -48,21 +70,28 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     draft = begin(config, inputs, kind="models", stage="finetune", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
-    base, corpus = inputs["base"], inputs["corpus"]
-    model, _ = load_config(base.fetch(CONFIG))
-    prepare_model_folder(draft, model, base)
 
     # Ray Train takes seconds to import, and there was nothing to do until here.
     from llm.tokenizer.load import load_tokenizer
-    from pipelines.finetune.conversations import training_batches
+    from pipelines.finetune.lessons import read_batches
     from pipelines.finetune.worker import finetune_worker
     from pipelines.training_launch import run_training
 
-    batches = training_batches(config, corpus.fetch(), load_tokenizer(base.fetch(TOKENIZER)))
+    begins_with = inputs["tokenizer"] if config.from_scratch else inputs["base"]
+    tokenizer = load_tokenizer(begins_with.fetch(TOKENIZER))
+    if config.from_scratch:
+        model = config.model.trained_shape(len(tokenizer))
+    else:
+        model, _ = load_config(begins_with.fetch(CONFIG))
+    prepare_model_folder(draft, model, begins_with)
+    batches = read_batches(config, model.family, inputs["corpus"].fetch(), tokenizer)
     if batches.too_long or batches.unanswered:
+        lengths = f"--max-seq-len {config.max_seq_len}"
+        if model.family == "encoder-decoder":
+            lengths += f" or --max-target-len {config.longest_target}"
         console.print(
             f"{config.name}: learns from {len(batches):,} conversations; left out are {batches.too_long:,} "
-            f"longer than --max-seq-len {config.max_seq_len} and {batches.unanswered:,} without a reply",
+            f"longer than {lengths} and {batches.unanswered:,} without a reply",
             markup=False,
         )
     counts = run_training(
@@ -72,7 +101,7 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
         cluster=cluster,
         model=model,
         draft=draft,
-        inputs={"base": base, "corpus": corpus, "tokenizer": base},
+        inputs={**inputs, "tokenizer": begins_with},
         steps=config.epochs * batches.batches_per_epoch,
     )
     return draft.commit(counts)

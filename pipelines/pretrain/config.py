@@ -3,12 +3,12 @@
 import math
 from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from llm.models.config import Family, ModelConfig
-from llm.models.presets import model_config
-from llm.tokenizer.special import ADDED_PIECES, SENTINELS
+from llm.tokenizer.special import SENTINELS
 from llm.training.parallel.layout import LayoutError
+from pipelines.model_options import ModelOptions
 from pipelines.parallel_config import ParallelConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
 from pipelines.stage_config import Frozen, How, Later
@@ -16,35 +16,6 @@ from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from llm.data.span_corruption import SpanCorruption
-
-
-class ModelOptions(Frozen):
-    """A preset and what to change in it."""
-
-    preset: str = "quickstart-1m"
-    """Named shape, such as quickstart-1m or llama-125m."""
-    max_seq_len: int | None = Field(default=None, gt=0)
-    """Longest sequence the model may be served with; default: the preset's."""
-    d_model: int | None = Field(default=None, gt=0)
-    """Width; default: the preset's."""
-    n_layers: int | None = Field(default=None, gt=0)
-    """Blocks; default: the preset's."""
-    n_heads: int | None = Field(default=None, gt=0)
-    """Query heads; default: the preset's."""
-    n_kv_heads: int | None = Field(default=None, gt=0)
-    """Key/value heads; default: the preset's."""
-    d_ff: int | None = Field(default=None, gt=0)
-    """Width of the feed-forward layers; default: the preset's."""
-
-    def shape(self, vocab_size: int) -> ModelConfig:
-        """The model's configuration; raises ValueError if there is no such preset or the changes do not
-        fit.
-        """
-        changes: dict[str, Any] = self.model_dump(exclude={"preset"}, exclude_none=True)
-        try:
-            return model_config(self.preset, vocab_size, **changes)
-        except ValidationError as error:
-            raise ValueError(f"model: {error.errors()[0]['msg']}") from None
 
 
 class ObjectiveOptions(Frozen):
@@ -107,9 +78,7 @@ class PretrainConfig(TrainingConfig):
 
         What stands at its default is left out: a field that is added one day then changes no version.
         """
-        shape = self.model.shape(vocab_size=1).model_dump(mode="json", exclude_defaults=True)
-        del shape["vocab_size"]  # the tokenizer's
-        what = super().what() | {"model": shape} | self.sources.what()
+        what = super().what() | {"model": self.model.what()} | self.sources.what()
         objective = what.pop("objective")
         read = _OBJECTIVE_OPTIONS[self.family]
         return what | ({"objective": {name: objective[name] for name in read}} if read else {})
@@ -117,11 +86,11 @@ class PretrainConfig(TrainingConfig):
     @property
     def family(self) -> Family:
         """Of the model: it says what is learned (`llm.training.objectives`)."""
-        return self.model.shape(vocab_size=1).family
+        return self.model.family
 
     def trained_shape(self, text_ids: int) -> ModelConfig:
         """The model's configuration with the `text_ids` pieces of a tokenizer and what its family adds."""
-        return self.model.shape(text_ids + len(ADDED_PIECES[self.family]))
+        return self.model.trained_shape(text_ids)
 
     @property
     def corruption(self) -> "SpanCorruption":

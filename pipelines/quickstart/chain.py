@@ -6,8 +6,9 @@ from typing import Any
 from pipelines.corpus.config import CorpusConfig
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.finetune.config import FinetuneConfig
+from pipelines.model_options import ModelOptions
 from pipelines.preferences.config import PreferencesConfig
-from pipelines.pretrain.config import ModelOptions, PretrainConfig
+from pipelines.pretrain.config import PretrainConfig
 from pipelines.quickstart.config import QuickstartConfig
 from pipelines.reward.config import RewardConfig
 from pipelines.rlhf.config import RLHFConfig

@@ -19,7 +19,7 @@ SIGNATURES = {
     "tokenizer": Signature("tokenizers", {"corpus": "corpora"}),
     "tokens": Signature("tokens", {"corpus": "corpora", "tokenizer": "tokenizers"}),
     "pretrain": Signature("models", {"tokens": "tokens", "extends": "models"}),
-    "finetune": Signature("models", {"base": "models", "corpus": "corpora"}),
+    "finetune": Signature("models", {"base": "models", "tokenizer": "tokenizers", "corpus": "corpora"}),
     "preferences": Signature("preferences", {"model": "models", "corpus": "corpora"}),
     "reward": Signature("models", {"model": "models", "preferences": "preferences"}),
     "rlhf": Signature("models", {"model": "models", "reward_model": "models", "corpus": "corpora"}),
@@ -40,6 +40,8 @@ def reads(stage: str, config: Any) -> dict[str, str]:
     named = {field: (kind, getattr(config, field)) for field, kind in SIGNATURES[stage].reads.items()}
     if stage == "pretrain":  # which may read several, each in a role of its own
         named |= {role: ("tokens", name) for role, name in config.sources.roles.items()}
+    if stage == "finetune" and config.from_scratch:
+        del named["base"]
     return {
         field: f"{kind}/{reference.removeprefix(f'{kind}/')}"
         for field, (kind, reference) in named.items()

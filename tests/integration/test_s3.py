@@ -15,8 +15,9 @@ from cluster.errors import UserError
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
 from pipelines.corpus.work_files import WORK
+from pipelines.model_options import ModelOptions
 from pipelines.pretrain import stage as pretrain_stage
-from pipelines.pretrain.config import ModelOptions, PretrainConfig
+from pipelines.pretrain.config import PretrainConfig
 from pipelines.tokenizer import stage as tokenizer_stage
 from pipelines.tokenizer.config import TokenizerConfig
 from pipelines.tokenizer.sample_worker import SAMPLE_FOLDER

@@ -34,8 +34,8 @@ def export_adapter(
     theirs = {pair.ours: pair for pair in exporting_family(config).pairs(config)}
     tensors: dict[str, Tensor] = {}
     modules: list[str] = []
-    for layer, matrix, parts in pairs(state, config, lora):
-        pair = theirs[f"blocks.{layer}.{matrix}.weight"]
+    for matrix, parts in pairs(state, config, lora):
+        pair = theirs[f"{matrix}.weight"]
         if len(pair.theirs) != len(parts) or pair.transposed:
             raise Unsupported(f"{pair.theirs[0]} is {' and '.join(parts)} in one, whose adapters are apart")
         for name, (a, b) in zip(pair.theirs, parts.values(), strict=True):
@@ -44,7 +44,7 @@ def export_adapter(
             tensors |= {f"{prefix}.lora_A.weight": a.contiguous(), f"{prefix}.lora_B.weight": b.contiguous()}
     fields = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if config.family == "encoder-decoder" else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": lora.rank,
         "lora_alpha": lora.alpha,

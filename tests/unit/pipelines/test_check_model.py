@@ -1,4 +1,6 @@
-"""Stages that generate or score text take a decoder, and say so of anything else in one line."""
+"""Stages that generate or score text take a decoder, two of them an encoder-decoder too, and say so of
+anything else in one line.
+"""
 
 import pytest
 
@@ -51,8 +53,12 @@ def make_model(store, preset):
     return make(store, "models", "m", files, {}, {"preset": preset})
 
 
-@pytest.mark.parametrize(("preset", "family"), [("t5-tiny", "encoder-decoder"), ("bert-tiny", "encoder")])
-@pytest.mark.parametrize("stage", STAGES)
+REFUSED = [(stage, "bert-tiny", "encoder") for stage in STAGES] + [
+    (stage, "t5-tiny", "encoder-decoder") for stage in STAGES if stage not in ("finetune", "evaluate")
+]
+
+
+@pytest.mark.parametrize(("stage", "preset", "family"), REFUSED)
 def test_a_model_that_is_no_decoder_is_refused_in_one_line(store, stage, preset, family):
     model = make_model(store, preset)
     module, config, fields = STAGES[stage]
@@ -66,3 +72,30 @@ def test_a_decoder_is_taken_also_one_that_was_made_before_there_were_others(stor
     check_language_model("model", make_model(store, "tiny-100k"))
     files = {"config.json": b'{"head": "lm", "max_seq_len": 8}', "tokenizer.model": b""}
     check_language_model("model", make(store, "models", "old", files, {}, {}))
+
+
+def test_an_encoder_decoder_is_fine_tuned_and_its_answers_are_evaluated(store):
+    root, model = str(store.root), make_model(store, "t5-tiny")
+    decoder = make(
+        store,
+        "models",
+        "d",
+        {"config.json": config_json(model_config("tiny-100k", 300)), "tokenizer.model": b""},
+        {},
+        {},
+    )
+    assert (
+        finetune.resolve_inputs(FinetuneConfig(root=root, base="m", corpus="small"), store)["base"] == model
+    )
+    fits = EvaluateConfig(root=root, model="m", corpus="small", max_prompt_tokens=512, max_tokens=512)
+    assert evaluate.resolve_inputs(fits, store)["model"] == model
+    for changes, problem in [
+        (
+            {"tokens": "small"},
+            f"--tokens small: {model.ref} is an encoder-decoder, of which there are no bits",
+        ),
+        ({"baseline": "d"}, f"--baseline {decoder.ref} is a decoder, and {model.ref} a encoder-decoder"),
+        ({"max_prompt_tokens": 513}, f"max_prompt_tokens is 513, but {model.ref} was trained with 512"),
+    ]:
+        with pytest.raises(UserError, match=problem):
+            evaluate.resolve_inputs(fits.model_copy(update=changes), store)

@@ -84,3 +84,31 @@ def test_seeds_depend_on_their_parts_alone():
     seeds = {sample_seed(s, p, k) for s in range(5) for p in ("a", "b", "1a") for k in range(5)}
     assert len(seeds) == 75
     assert max(seeds) < 2**63
+
+
+def test_answered_prompts_come_with_their_answer(tmp_path):
+    draft = ArtifactStore(tmp_path).begin(
+        kind="corpora", name="chat", stage="made", logic_version=1, what={}, inputs={}
+    )
+    said = [["user", "assistant"], ["user"], ["user", "assistant", "user"], ["user", "assistant"] * 2]
+    rows = [
+        {
+            "id": str(number),
+            "group": "g",
+            "messages": [
+                {"role": role, "content": f"{role} {number}.{turn}"} for turn, role in enumerate(roles)
+            ],
+            "split": "train",
+        }
+        for number, roles in enumerate(said)
+    ]
+    with draft.writing() as writing:
+        pq.write_table(pa.Table.from_pylist(rows), writing.path / "part-00000.parquet")
+    draft.commit({})
+    prompts = load(tmp_path, max_tokens=99, answered=True, encode=lambda _, messages: [len(messages)])
+    found = {prompt.id: (prompt.text, prompt.reference, prompt.token_ids) for prompt in prompts}
+    assert found == {
+        "0": ("user 0.0", "assistant 0.1", [1]),
+        "3": ("user 3.2", "assistant 3.3", [3]),
+    }
+    assert len(load(tmp_path, max_tokens=99)) == 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.engine.encoder_decoder import answer
+from llm.engine.encoder_decoder import answer, answer_all
 from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.presets import model_config
 
@@ -76,3 +76,16 @@ def test_an_answer_ends_before_the_stop_token():
     assert answer(model, inputs, start_id=START, stop_id=stop, max_tokens=10)[0] == whole[: whole.index(stop)]
     with pytest.raises(ValueError, match="max_tokens=9999 is beyond the model's max_seq_len=512"):
         answer(model, inputs, start_id=START, stop_id=STOP, max_tokens=9999)
+
+
+def test_many_are_answered_in_their_order_whatever_the_batches():
+    model = lively("t5-small")
+    random = torch.Generator().manual_seed(7)
+    sources = [torch.randint(2, 60, (n,), generator=random).tolist() for n in (7, 2, 9, 4, 4, 1, 6)]
+    with torch.no_grad():
+        expected = [by_recomputation(model, row, 8) for row in sources]
+    for batch_size in (1, 3, 20):
+        found = answer_all(
+            model, sources, batch_size=batch_size, start_id=START, pad_id=0, stop_id=STOP, max_tokens=8
+        )
+        assert found == expected

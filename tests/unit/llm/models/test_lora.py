@@ -7,10 +7,11 @@ import torch
 from safetensors.torch import load_file
 
 from llm.models.decoder import Decoder
+from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.hugging_face.adapter import FILES, export_adapter
 from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
-from llm.models.lora import add_adapters, initial_adapters, merge_adapters
+from llm.models.lora import adapter_count, add_adapters, initial_adapters, merge_adapters
 from llm.models.lora_config import LoraConfig
 from llm.models.presets import model_config
 from llm.training.loop import language_model_loss
@@ -21,6 +22,9 @@ from llm.training.step import train_step
 LORA = LoraConfig(rank=3, alpha=12)
 LLAMA = model_config("tiny-100k", 100, d_model=32, d_ff=48, n_heads=4, n_kv_heads=2)
 GPT2 = LLAMA.model_copy(update={"position": "learned", "norm": "layer", "gated": False, "bias": True})
+T5 = model_config("t5-v1.1-small", 100, d_model=32, d_ff=48, n_heads=4, n_kv_heads=4, head_dim=8).model_copy(
+    update={"n_layers": 2, "n_encoder_layers": 3}
+)
 TOKENS = torch.randint(0, 100, (3, 11), generator=torch.Generator().manual_seed(0))
 
 
@@ -29,8 +33,14 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("config", [LLAMA, T5], ids=["decoder", "encoder-decoder"])
+def test_adapters_are_counted_without_making_them(config):
+    parameters = adapted(config).parameters()
+    assert adapter_count(config, LORA) == sum(p.numel() for p in parameters if p.requires_grad)
+
+
 def base_model(config=LLAMA):
-    model = Decoder(config)
+    model = (EncoderDecoder if config.family == "encoder-decoder" else Decoder)(config)
     model.init_weights(seed=1)
     return model
 
@@ -165,3 +175,33 @@ def test_an_adapter_that_the_format_cannot_say_is_not_written(tmp_path):
     with pytest.raises(Unsupported, match=r"c_attn\.weight is q and k and v in one, whose adapters"):
         export_adapter(adapted(config).state_dict(), config, LORA, tmp_path / "adapter", base="base")
     assert not (tmp_path / "adapter").exists()
+
+
+def test_both_stacks_of_an_encoder_decoder_and_what_is_between_them_have_adapters(tmp_path):
+    """Merged, and as transformers with the exported adapter computes it."""
+    transformers = pytest.importorskip("transformers")
+    model, read = adapted(T5), TOKENS.flip(1)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert len(trained) == 2 * (3 * 7 + 2 * 11)
+    fresh = adapted(T5, trained=False)
+    with torch.no_grad():  # A relative bias that learns has another kernel than one that is frozen.
+        assert torch.equal(fresh(read, TOKENS), base_model(T5)(read, TOKENS))
+    expected = model(read, TOKENS)
+    assert not torch.allclose(fresh(read, TOKENS), expected, atol=0.1)
+    merged = base_model(T5)
+    merged.load_state_dict(merge_adapters(model.state_dict(), T5, LORA))
+    torch.testing.assert_close(merged(read, TOKENS), expected, rtol=1e-5, atol=1e-5)
+
+    export_model(base_model(T5).state_dict().__getitem__, T5, tmp_path / "export")
+    export_adapter(model.state_dict(), T5, LORA, tmp_path / "adapter", base="models/base/1/export")
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "export").eval()
+    fields = json.loads((tmp_path / "adapter" / FILES[0]).read_text())
+    assert fields["task_type"] == "SEQ_2_SEQ_LM"
+    tensors = load_file(tmp_path / "adapter" / FILES[1])
+    for name, module in theirs.named_modules():
+        if name.rpartition(".")[2] in fields["target_modules"]:
+            a, b = (tensors.pop(f"base_model.model.{name}.lora_{each}.weight") for each in "AB")
+            module.weight.data += fields["lora_alpha"] / fields["r"] * b @ a
+    assert not tensors
+    logits = theirs(input_ids=read, decoder_input_ids=TOKENS).logits
+    torch.testing.assert_close(expected[..., :100], logits, rtol=1e-4, atol=1e-4)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.text.python_functions import UnparsableError, python_functions
+from llm.text.python_functions import UnparsableError, documented_functions, python_functions
 from llm.text.python_stdlib import stdlib_files
 
 SOURCE = '''\
@@ -77,3 +77,17 @@ def test_stdlib_is_sorted_source_without_tests():
     assert not [n for n in names if n.startswith(outside) or "/tests/" in n or "/idle_test/" in n]
     largest = max(path.stat().st_size for path in files)
     assert largest < 0.03 * sum(path.stat().st_size for path in files), "no file decides what a split is like"
+
+
+def test_code_without_its_docstring_asks_for_the_first_sentence():
+    pairs = {pair.name: pair for pair in documented_functions(SOURCE)}
+    assert sorted(pairs) == ["inner", "outer", "size"]
+    whole = {pair.name: pair for pair in python_functions(SOURCE)}
+    assert pairs["size"].prompt == f"@property\ndef size(self):\n{whole['size'].response}"
+    assert {name: pair.response for name, pair in pairs.items()} == {
+        "size": "How much fits.",
+        "outer": "Outer.",
+        "inner": "Inner.",
+    }
+    long = 'def f():\n    """\n    Look (e.g. here). Or\n    there.\n\n    More.\n    """\n    return 1\n'
+    assert [pair.response for pair in documented_functions(long)] == ["Look (e.g."]

@@ -61,7 +61,7 @@ def test_an_empty_message_removes_its_conversation(read):
 @pytest.mark.parametrize(
     ("record", "problem"),
     [
-        ({"messages": []}, "no conversation: it needs a list `messages`, or `prompt` and `response`"),
+        ({"messages": []}, "no conversation: it needs a list `messages`, or a pair: `prompt` and `response`"),
         (
             {"messages": [{"role": "tool", "content": "x"}]},
             r"messages\[0\] has role 'tool'; use system, user,",
@@ -73,3 +73,11 @@ def test_an_empty_message_removes_its_conversation(read):
 def test_what_is_no_conversation_is_refused_with_its_line(read, record, problem):
     with pytest.raises(InputError, match=rf"talk\.jsonl:2: {problem}"):
         read(messages("ua"), record)
+
+
+def test_a_pair_of_texts_is_a_question_and_its_answer(read):
+    names = [("prompt", "response"), ("prompt", "completion"), ("source", "target")]
+    rows = read(*({asks: "hello", answers: "hallo"} for asks, answers in names))
+    expected = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hallo"}]
+    assert [row["messages"] for row in rows] == [expected] * 3
+    assert len({row["id"] for row in rows}) == 1

@@ -5,6 +5,7 @@ import pytest
 from cluster.errors import UserError
 from pipelines.command_line import parse
 from pipelines.finetune.config import FinetuneConfig
+from pipelines.run.signatures import reads
 
 
 def parsed(*arguments: str) -> FinetuneConfig:
@@ -15,7 +16,7 @@ def parsed(*arguments: str) -> FinetuneConfig:
 
 def test_models_without_adapters_keep_the_versions_that_they_had_before_there_were_any():
     assert parsed().adapters is None
-    assert not {"lora", "packing"} & parsed().what().keys()
+    assert not {"lora", "packing", "model", "max_target_len"} & parsed().what().keys()
 
 
 def test_every_option_of_an_adapter_is_part_of_the_version():
@@ -46,5 +47,36 @@ def test_every_option_of_an_adapter_is_part_of_the_version():
     ],
 )
 def test_mistakes_are_one_line(arguments, words):
+    with pytest.raises(UserError, match=words):
+        parsed(*arguments)
+
+
+def test_a_new_model_is_known_by_its_shape():
+    new = parsed("--model.preset", "transformer-base", "--tokenizer", "small")
+    assert new.from_scratch
+    assert new.what()["model"]["position"] == "sinusoidal"
+    assert "preset" not in new.what()["model"]
+    wide = parsed("--model.preset", "transformer-base", "--model.d-model", "64", "--tokenizer", "small")
+    assert wide.what() != new.what()
+    assert reads("finetune", new) == {"tokenizer": "tokenizers/small", "corpus": "corpora/chat"}
+    assert reads("finetune", parsed()) == {"base": "models/base", "corpus": "corpora/chat"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.preset", "t5-tiny"], "model.preset=t5-tiny: a new model needs a tokenizer"),
+        (["--tokenizer", "small"], "tokenizer=small is for a new model, and base has its own"),
+        (["--model.d-model", "64"], "a shape is for a new model: give model.preset too"),
+        (["--model.preset", "t5-tiny", "--tokenizer", "a", "--base", "b"], "give one of them"),
+        (["--model.preset", "t5-tiny", "--tokenizer", "a", "--lora.rank", "4"], "adapters need a base model"),
+        (
+            ["--model.preset", "bert-tiny", "--tokenizer", "a"],
+            "bert-tiny is an encoder, which writes nothing",
+        ),
+        (["--model.preset", "t5-nano", "--tokenizer", "a"], "model preset 't5-nano' does not exist"),
+    ],
+)
+def test_there_is_one_model_to_begin_with(arguments, words):
     with pytest.raises(UserError, match=words):
         parsed(*arguments)

@@ -9,7 +9,8 @@ import yaml
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from pipelines.cli import STAGES, config_class, run
-from pipelines.pretrain.config import ModelOptions, PretrainConfig
+from pipelines.model_options import ModelOptions
+from pipelines.pretrain.config import PretrainConfig
 from pipelines.quickstart.chain import chain
 from pipelines.quickstart.config import QuickstartConfig
 from pipelines.run.plan import check
