@@ -39,9 +39,10 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         precision = run_precision(job, device)
         tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
         trained = adapter_count(job.model, config.adapters) if config.adapters is not None else None
-        read, written = config.max_seq_len, config.longest_target
-        lengths = (written, read) if job.model.family == "encoder-decoder" else (read, None)
-        say_memory(job, device, precision, *lengths, trained=trained)
+        seq_len, input_len = config.max_seq_len, None
+        if job.model.family == "encoder-decoder":
+            seq_len, input_len = config.longest_target, config.max_seq_len
+        say_memory(job, device, precision, seq_len, input_len, trained)
         lessons = read_lessons(config, job.model, job.inputs["corpus"].fetch(), tokenizer)
         base = job.inputs.get("base")
         weights = None if base is None else base.fetch(WEIGHTS)
@@ -78,7 +79,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             )
         )
         files = write_model(job, model, tokenizer, stop_id=lessons.stop_id, lora=config.adapters)
-        counts = {
+        counts: dict[str, Any] = {
             "parameters": parameter_count(job.model),
             "precision": precision,
             "steps": steps,
