@@ -1,4 +1,4 @@
-"""Every fault against corpus, tokens, pretrain, finetune, reward and rlhf, and a table of what came of it.
+"""Every fault against every stage, pre-training of every family among them, and a table of what came of it.
 
     python -m tests.faults [--quick] [--keep FOLDER] [--stage STAGE] [--fault TEXT] [--at-once N]
 
@@ -29,11 +29,12 @@ from tests.faults.damage import (
     damage_manifest,
     fill_disk,
 )
-from tests.faults.killing import KINDS, Outcome, Reference, Victim, kill_once
+from tests.faults.killing import Outcome, Reference, Victim, kill_once
 from tests.faults.object_storage_faults import faulty_storage
-from tests.faults.reference import index_of, prepare, reference
+from tests.faults.reference import is_whole, prepare, reference
 from tests.faults.resizing import shrink_and_grow
 from tests.faults.results import Results
+from tests.faults.steps import DISTURBED, PRETRAINED, TRAINED, index_of
 from tests.faults.two_drivers import at_once_in_bucket, at_once_on_disk, paused
 from tests.faults.whole_chain import CASES
 
@@ -43,7 +44,6 @@ _ATTEMPTS = 4
 """At a run that has something to strike at the moment that was drawn."""
 ANOTHER_ATTEMPT = 1000
 """Added to the seed of a case for each attempt after the first."""
-_TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _VICTIMS: tuple[Victim, ...] = ("worker", "driver", "node")
 
 Damage = Callable[[Reference, int, str, int, Path], Outcome]
@@ -70,7 +70,7 @@ def main() -> int:
     ):
         root = (chosen.keep or Path(scratch)) / "reference"
         console.print("the undisturbed run …")
-        undisturbed = reference(root) if (root / "models" / "aligned").exists() else prepare(root)
+        undisturbed = reference(root) if is_whole(root) else prepare(root)
         table = Table("stage", "fault", "runs", "result")
         lost = 0
         results = Results(chosen.keep / "results.jsonl" if chosen.keep else None)
@@ -97,7 +97,7 @@ def main() -> int:
 
 def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
     """All of them, in the order of the chain."""
-    for stage in KINDS:
+    for stage in DISTURBED:
         index = index_of(stage)
         kills = _KILLS.get(stage, _KILLS_OF_OTHERS)
         of_each = {
@@ -113,9 +113,9 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
                 return kill_once(undisturbed, index, victim, seed, attempt, scratch)
 
             yield stage, f"{victim} killed", kill, count
-    for stage in KINDS:
-        damages = [(f"checkpoint {name}", damage_checkpoint, name) for name in DAMAGES if stage in _TRAINING]
-        damages += [(f"unit's file {name}", damage_draft, name) for name in DAMAGES if stage not in _TRAINING]
+    for stage in DISTURBED:
+        damages = [(f"checkpoint {name}", damage_checkpoint, name) for name in DAMAGES if stage in TRAINED]
+        damages += [(f"unit's file {name}", damage_draft, name) for name in DAMAGES if stage not in TRAINED]
         if stage != "corpus":  # whose inputs are no artifacts
             damages += [(f"input {name}", damage_input, name) for name in DAMAGES]
             damages += [(f"input's manifest {name}", damage_manifest, name) for name in ("truncated", "lost")]
@@ -134,7 +134,7 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
         "S3: two drivers at once": at_once_in_bucket,
         "driver paused and taken over": paused,
     }
-    for stage in KINDS:
+    for stage in DISTURBED:
         for fault, case in others.items():
 
             def disturbed(seed: int, index: int = index_of(stage), case: Disturbance = case) -> Outcome:
@@ -142,10 +142,12 @@ def cases(undisturbed: Reference, scratch: Path) -> Iterator[Case]:
 
             yield stage, fault, disturbed, 1
 
-    def resize(seed: int) -> Outcome:
-        return shrink_and_grow(undisturbed, index_of("pretrain"), scratch)
+    for stage in PRETRAINED:
 
-    yield "pretrain", "a node taken back after a notice, another added", resize, 1
+        def resize(seed: int, index: int = index_of(stage)) -> Outcome:
+            return shrink_and_grow(undisturbed, index, scratch / f"resizing-{index}")
+
+        yield stage, "a node taken back after a notice, another added", resize, 1
     yield from faulty_storage(undisturbed, scratch)
     for name, case in CASES.items():
 

@@ -1,4 +1,4 @@
-"""Runs one stage of the smoke quickstart in a process of its own, to be killed.
+"""Runs one of the steps (steps.py) in a process of its own, to be killed.
 
     python -m tests.faults.driver ROOT STEP [--nodes | --two-workers]
 
@@ -15,24 +15,9 @@ from typing import Any
 from cluster.auth import enable_where_possible, ensure_token
 from cluster.errors import UserError
 from pipelines.cli import run_stage
-from pipelines.quickstart.chain import Step, chain
-from pipelines.quickstart.config import QuickstartConfig
+from tests.faults.steps import steps
 
 NODE_CPUS = 2
-_OFTEN = {
-    "pretrain": {"checkpoint_every": 5, "log_every": 1},
-    "finetune": {"checkpoint_every": 2, "log_every": 1},
-    "reward": {"checkpoint_every": 2, "log_every": 1},
-    "rlhf": {"checkpoint_every": 1},
-}
-"""Says how, not what: the artifacts stay those of the quickstart."""
-
-
-def step_of(root: str, index: int) -> Step:
-    """A step of the smoke quickstart, with a checkpoint every few steps."""
-    step = chain(QuickstartConfig(root=root, scale="smoke"))[index]
-    config = step.config.model_copy(update=_OFTEN.get(step.stage, {}))
-    return Step(step.stage, config, step.title)
 
 
 def ray_folder(pid: int) -> Path:
@@ -46,7 +31,7 @@ def main(root: str, index: int, nodes: bool, two_workers: bool) -> int:
     import importlib
 
     os.environ["RAY_TMPDIR"] = str(ray_folder(os.getpid()))
-    step = step_of(root, index)
+    step = steps(root)[index]
     config: Any = step.config
     if nodes:
         config = config.model_copy(update={"address": start_nodes()})

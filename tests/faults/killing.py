@@ -16,19 +16,11 @@ import psutil
 
 from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
-from tests.faults.driver import ray_folder, step_of
+from tests.faults.driver import ray_folder
+from tests.faults.steps import kind_of, steps
 
 Victim = Literal["worker", "one of two workers", "driver", "node"]
 
-KINDS = {
-    "corpus": "corpora",
-    "tokens": "tokens",
-    "pretrain": "models",
-    "finetune": "models",
-    "reward": "models",
-    "rlhf": "models",
-}
-"""Stages that are killed, and what they make."""
 _WORKERS = ("ray::MapWorker", "ray::RayTrainWorker", "ray::EngineActor", "ray::Learner", "ray::Scorer")
 _LONGEST_RUN_SECONDS = 300.0
 MOST_RUNS = 4
@@ -51,15 +43,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reference:
-    """A finished smoke quickstart, and how long each stage works."""
+    """All steps finished, and how long each works."""
 
     root: Path
     seconds: dict[int, float]
 
     def artifact(self, index: int) -> Artifact:
         """What the step made."""
-        step = step_of(str(self.root), index)
-        return ArtifactStore(self.root).resolve(KINDS[step.stage], step.config.name)
+        step = steps(str(self.root))[index]
+        kind = kind_of(step)
+        assert kind is not None
+        return ArtifactStore(self.root).resolve(kind, step.config.name)
 
 
 def kill_once(

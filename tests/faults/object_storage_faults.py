@@ -19,7 +19,6 @@ from pathlib import Path
 from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from tests.faults.killing import (
-    KINDS,
     MOST_RUNS,
     Outcome,
     Reference,
@@ -28,12 +27,11 @@ from tests.faults.killing import (
     kill_now,
     start,
 )
-from tests.faults.reference import index_of
 from tests.faults.s3_proxy import FAULTS, FaultyS3
+from tests.faults.steps import DISTURBED, TRAINED, index_of
 from tests.object_storage import BUCKET, ObjectStorage, serve
 
 OUTAGE_SECONDS = 60.0
-_TRAINING = ("pretrain", "finetune", "reward", "rlhf")
 _KILLED: tuple[Victim, ...] = ("worker", "driver")
 _LATEST_UPLOAD = 3
 """Of checkpoint tensors, at which something is killed."""
@@ -67,7 +65,7 @@ def faulty_storage(
     """The cases: every stage once with each kind of fault, and once with an outage; every training killed
     while it uploads a checkpoint.
     """
-    for stage in KINDS:
+    for stage in DISTURBED:
         for fault in FAULTS:
 
             def case(seed: int, stage: str = stage, fault: str = fault) -> Outcome:
@@ -75,14 +73,14 @@ def faulty_storage(
 
             yield stage, f"S3: {fault}", case, 1
 
-    for stage in KINDS:
+    for stage in DISTURBED:
 
         def outage(seed: int, stage: str = stage) -> Outcome:
             return _run(undisturbed, stage, scratch, rate=0.0, fault="unavailable", seed=seed, outage=True)
 
         yield stage, f"S3: away for {OUTAGE_SECONDS:.0f} s", outage, 1
 
-    for stage, victim in itertools.product(_TRAINING, _KILLED):
+    for stage, victim in itertools.product(TRAINED, _KILLED):
 
         def killed(seed: int, stage: str = stage, victim: Victim = victim) -> Outcome:
             return _killed_mid_upload(undisturbed, stage, victim, seed, scratch)

@@ -5,16 +5,13 @@ import sys
 from pathlib import Path
 
 from cluster.artifacts.store import ArtifactStore
-from pipelines.quickstart.chain import chain
-from pipelines.quickstart.config import QuickstartConfig
-from tests.faults.driver import step_of
-from tests.faults.killing import KINDS, Reference
+from tests.faults.killing import Reference
+from tests.faults.steps import kind_of, steps
 
 
 def prepare(root: Path) -> Reference:
-    """A finished smoke quickstart under `root`, made by the same programs as the disturbed ones."""
-    steps = chain(QuickstartConfig(root=str(root), scale="smoke"))
-    for index in range(len(steps)):
+    """All steps finished under `root`, made by the same programs as the disturbed ones."""
+    for index in range(len(steps(str(root)))):
         command = [sys.executable, "-m", "tests.faults.driver", str(root), str(index)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return reference(root)
@@ -24,14 +21,14 @@ def reference(root: Path) -> Reference:
     """One that `prepare` has made."""
     store = ArtifactStore(root)
     seconds = {}
-    for index, step in enumerate(chain(QuickstartConfig(root=str(root), scale="smoke"))):
-        if step.stage in KINDS:
-            artifact = store.resolve(KINDS[step.stage], step_of(str(root), index).config.name)
+    for index, step in enumerate(steps(str(root))):
+        if kind := kind_of(step):
+            artifact = store.resolve(kind, step.config.name)
             seconds[index] = float(artifact.run()["seconds"])
     return Reference(root, seconds)
 
 
-def index_of(stage: str) -> int:
-    """The place of the first step of a stage."""
-    steps = chain(QuickstartConfig(scale="smoke"))
-    return next(index for index, step in enumerate(steps) if step.stage == stage)
+def is_whole(root: Path) -> bool:
+    """Whether `prepare` has made all of it."""
+    last = steps(str(root))[-1]
+    return ArtifactStore(root).newest("models", last.config.name) is not None

@@ -18,8 +18,8 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.auth import enable_where_possible, ensure_token
 from llm.training.metrics_log import read_records
 from pipelines.pretrain.config import PretrainConfig
-from tests.faults.driver import step_of
 from tests.faults.killing import Outcome, Reference, end, link_tree
+from tests.faults.steps import steps
 
 _STEPS = 1500
 _EVERY = 50
@@ -77,7 +77,7 @@ def train(root: str, index: int, name: str, address: str | None) -> int:
     from pipelines.cli import run_stage
     from pipelines.pretrain import stage
 
-    config = step_of(root, index).config
+    config = steps(root)[index].config
     assert isinstance(config, PretrainConfig)
     update: dict[str, Any] = {
         "name": name,
