@@ -1,4 +1,4 @@
-"""A look into some steps of a run under way: traces of what CPU and GPU did, for Perfetto and its like.
+"""A look into some steps of a run under way: what CPU and GPU did, as a Chrome trace.
 
 A request comes to rank 0 whenever the user likes. It is traced from its next step on; where all ranks are, in
 the same steps: rank 0 names the first when all have heard of the request, and no rank is further than that,

@@ -40,7 +40,7 @@ def a_rank(rank: int, folder: Path, what: str) -> None:
 
     def batches(step):
         now["step"] = step
-        if step == BAD_STEP and rank == 1 and what == "slow":
+        if step == 10 and rank == 1 and what == "slow":
             time.sleep(4)
         return micro_batches(step, rank, 2)
 
@@ -113,7 +113,7 @@ def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
     assert (tmp_path / "warned-0").read_text().startswith("rank 1 (on ")
     told = [record for record in read_records(tmp_path / "timing.jsonl") if "slowest_rank" in record]
     assert {record["slowest_rank"] for record in told} == {1}
-    assert SLOW < max(record["slowest_rank_ratio"] for record in told) < 20
+    assert SLOW < told[0]["slowest_rank_ratio"] < 8, "before it waits for data"
     traces = sorted(tmp_path.glob("profiles/step-*/*"))
     assert [trace.name for trace in traces] == ["rank-0.json.gz", "rank-1.json.gz"]
     first = int(traces[0].parent.name.removeprefix("step-"))
