@@ -98,7 +98,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             "base_heldout_loss": before,
             **evaluate(limit=None),
         }
-        if config.adapters is not None:
+        if trained is not None:
             counts["adapter_parameters"] = trained
         finish(job, counts, files)
 
