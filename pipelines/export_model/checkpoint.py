@@ -87,6 +87,12 @@ def read_kept(store: ArtifactStore, model: Artifact | Folder, step: int | None) 
     )
 
 
+def provenance(kept: Kept, ref: str) -> bytes:
+    """What a directory says of the checkpoint that it was made from."""
+    origin = {key: kept.origin[key] for key in ("stage", "fingerprint", "what", "inputs")}
+    return json.dumps({"model": ref, "step": kept.step} | origin, indent=2).encode() + b"\n"
+
+
 def _has(folder: Folder, name: str) -> bool:
     try:
         return bool(folder.read(name))
@@ -124,9 +130,3 @@ def _special_ids(origin: dict[str, Any], shape: ModelConfig) -> dict[str, int]:
     """A base model ends with the document, a chat model with its turn."""
     chats = origin["stage"] != "pretrain" and shape.family == "decoder"
     return {"bos_token_id": BOS_ID, "eos_token_id": END_ID if chats else EOS_ID, "pad_token_id": PAD_ID}
-
-
-def provenance(kept: Kept, ref: str) -> bytes:
-    """What a directory says of the checkpoint that it was made from."""
-    origin = {key: kept.origin[key] for key in ("stage", "fingerprint", "what", "inputs")}
-    return json.dumps({"model": ref, "step": kept.step} | origin, indent=2).encode() + b"\n"

@@ -91,7 +91,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
             **before,
             **evaluate(limit=None),
         }
-        if config.adapters is not None:
+        if trained is not None:
             counts["adapter_parameters"] = trained
         finish(job, counts, files)
 
