@@ -94,6 +94,7 @@ class StepWatch:
         self._moved, self._collectives = time.monotonic(), 0
         self._round = 0
         self._pace, self._slow = _Pace(), -1
+        self._measured: _Pace | None = None
         self._kept: Path | None = None
         self._readings: dict[str, float] = {}
         self._waited, self._waited_told = 0.0, 0.0
@@ -103,9 +104,18 @@ class StepWatch:
         if phase == "data":
             self._profiles.begins(step)
         if self._phase == "step":
-            self._first = False
-            self._pace.steps += 1
+            self._step_ends()
         self._phase, self._step, self._moved = phase, step, time.monotonic()
+
+    def _step_ends(self) -> None:
+        """Own times are of whole steps, and not of the first, which is like no other."""
+        if self._first:
+            self._first, self._pace = False, _Pace()
+            return
+        pace = self._pace
+        pace.steps += 1
+        if pace.own + pace.waited >= PACE_SECONDS:
+            self._measured, self._pace = pace, _Pace()
 
     def readings(self) -> dict[str, float]:
         """What metrics are to say, new since the last call: seconds in collectives, and the slowest rank."""
@@ -164,10 +174,9 @@ class StepWatch:
 
     def _compare_paces(self) -> None:
         """Tell the others this rank's own time, and on rank 0 see who is slow."""
-        pace = self._pace
-        if pace.own + pace.waited < PACE_SECONDS or not pace.steps:
+        pace, self._measured = self._measured, None
+        if pace is None:
             return
-        self._pace = _Pace()
         self._board.tell("pace", {"host": this_host(), "seconds": pace.own / pace.steps})
         if self._board.rank != 0:
             return
