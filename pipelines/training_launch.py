@@ -153,10 +153,10 @@ def _follow(
         run_metrics.log(record)
         if SAID in record:
             progress.say(record[SAID])
-        if HUNG in record:
+        if HUNG in record and HUNG not in latest:  # Where rank 0 is silent, all others tell.
             again = f"; the workers start again from {record['from'] or 'the beginning'}"
             progress.say(record[HUNG] + (again if config.max_failures else ""))
-        elif "loss" in record:
+        if "loss" in record:
             latest.pop(HUNG, None)  # That was another time.
         latest.update(record)
     if latest.get("step", 0) != shown_step:

@@ -1,4 +1,4 @@
-"""A thread beside each rank's training that sees whether steps end, and how much of them is its own work.
+"""Threads beside each rank's training that see whether steps end, and how much of them is its own work.
 
 The loop says what it begins: to wait for data, a step, or something else (evaluation, a checkpoint). In a
 step there must be progress, a collective begun or the step's end, within a limit. If there is none, all ranks
@@ -45,6 +45,8 @@ PATIENCE_SECONDS = 30.0
 PACE_SECONDS = 30.0
 """Of training between two comparisons of the ranks' own times."""
 _SAMPLE_SECONDS = 0.05
+_TALKS, _TALK_SECONDS = 20, 5.0
+"""Ranks look at what others say so many times within the limit, and at least every so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,19 @@ class StepWatch:
         self._samples = self._board.ranks > 1 and device.type == "cpu"
         self._stop = threading.Event()
         self._profiles = ProfileWindow(self._board, folder, device)
-        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+        limit = observer.hang_timeout or 2 * _TALK_SECONDS * _TALKS
+        self._every = min(max(limit / _TALKS, 0.1), _TALK_SECONDS)
+        self._threads = [
+            threading.Thread(target=each, name=name, daemon=True)
+            for name, each in (("watch", self._watch), ("talk", self._talk))
+        ]
+        self._asked: float | None = None
         self._phase: Phase = "other"
         self._step, self._first = 0, True
         self._moved, self._collectives = time.monotonic(), 0
         self._round = 0
         self._pace, self._slow = _Pace(), -1
+        self._measured: _Pace | None = None
         self._kept: Path | None = None
         self._readings: dict[str, float] = {}
         self._waited, self._waited_told = 0.0, 0.0
@@ -103,9 +112,18 @@ class StepWatch:
         if phase == "data":
             self._profiles.begins(step)
         if self._phase == "step":
-            self._first = False
-            self._pace.steps += 1
+            self._step_ends()
         self._phase, self._step, self._moved = phase, step, time.monotonic()
+
+    def _step_ends(self) -> None:
+        """Own times are of whole steps, and not of the first, which is like no other."""
+        if self._first:
+            self._first, self._pace = False, _Pace()
+            return
+        pace = self._pace
+        pace.steps += 1
+        if pace.own + pace.waited >= PACE_SECONDS:
+            self._measured, self._pace = pace, _Pace()
 
     def readings(self) -> dict[str, float]:
         """What metrics are to say, new since the last call: seconds in collectives, and the slowest rank."""
@@ -118,7 +136,8 @@ class StepWatch:
         return found
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
@@ -126,32 +145,38 @@ class StepWatch:
     ) -> None:
         self._profiles.close()
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
         with suppress(RuntimeError):  # The store is gone.
             self._keep_profiles()
 
     def _watch(self) -> None:
-        limit = self._observer.hang_timeout
-        every = min(max(limit / 20, 0.1), 5.0) if limit else 5.0
-        looked = sampled = time.monotonic()
-        while not self._stop.wait(_SAMPLE_SECONDS if self._samples else min(every, 1.0)):
+        """Never waits for the others, nor for the store: it may be with a process that is stopped."""
+        sampled = time.monotonic()
+        while not self._stop.wait(_SAMPLE_SECONDS if self._samples else self._every):
             now = time.monotonic()
             if self._samples:
                 self._sample(now - sampled)
-            sampled = now
-            if now - looked < every:
-                continue
-            looked = now
+            sampled, asked = now, self._asked
+            unanswered = asked is not None and now - asked > self._patience
+            if unanswered and self._observer.hang_timeout and self._standing().stalled:
+                try:
+                    self._observer.hung(self._write_stacks({0: "?"}))
+                finally:
+                    os._exit(EXIT_HUNG)
+
+    def _talk(self) -> None:
+        while not self._stop.wait(self._every):
+            self._asked = time.monotonic()
             try:
                 self._compare_paces()
                 self._profiles.look(self._observer.profile_wanted() if self._board.rank == 0 else None)
                 self._keep_profiles()
-                if limit:
+                if self._observer.hang_timeout:
                     self._look_for_a_hang()
-            except RuntimeError:  # The store has gone with rank 0: nobody can be asked any more.
-                if limit and self._standing().stalled:
-                    self._write_stacks({self._board.rank: self._standing()})
-                    os._exit(EXIT_HUNG)
+            except RuntimeError:
+                return  # The store has gone with rank 0: what was asked stays without an answer.
+            self._asked = None
 
     def _sample(self, seconds: float) -> None:
         if self._phase == "other":
@@ -164,10 +189,9 @@ class StepWatch:
 
     def _compare_paces(self) -> None:
         """Tell the others this rank's own time, and on rank 0 see who is slow."""
-        pace = self._pace
-        if pace.own + pace.waited < PACE_SECONDS or not pace.steps:
+        pace, self._measured = self._measured, None
+        if pace is None:
             return
-        self._pace = _Pace()
         self._board.tell("pace", {"host": this_host(), "seconds": pace.own / pace.steps})
         if self._board.rank != 0:
             return
@@ -236,13 +260,16 @@ class StepWatch:
         while True:
             words = self._board.told("standing").items()
             told = {rank: Standing.of(word) for rank, (of, word) in words if of == self._round}
+            self._asked = time.monotonic()
             if len(told) == self._board.ranks or time.monotonic() > deadline or self._stop.wait(0.1):
                 return told
 
     def _end(self, standings: dict[int, Standing]) -> NoReturn:
         """Write the stacks, tell of the hang on the first rank that answers, and end the process."""
+        self._asked = None
         try:
-            hang, first = self._write_stacks(standings), min(standings)
+            hang = self._write_stacks(hung_ranks(standings, self._board.ranks))
+            first = min(standings)
             self._board.tell("written", True)
             if self._board.rank == first:
                 self._wait_for("written", set(standings))
@@ -253,8 +280,8 @@ class StepWatch:
         finally:
             os._exit(EXIT_HUNG)
 
-    def _write_stacks(self, standings: dict[int, Standing]) -> Hang:
-        hosts = hung_ranks(standings, self._board.ranks)
+    def _write_stacks(self, hosts: dict[int, str]) -> Hang:
+        """hosts: of the ranks that hung."""
         folder = self._folder / HANGS / f"step-{self._step + 1:08d}"
         hang = Hang(self._step + 1, self._silent(), hosts, self._board.ranks, folder)
         files = write_stacks(folder, self._board.rank, self._trainer)

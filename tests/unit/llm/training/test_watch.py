@@ -111,9 +111,11 @@ def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
     assert [rank.exitcode for rank in ranks] == [0, 0]
     assert not (tmp_path / "hangs").exists()
     assert (tmp_path / "warned-0").read_text().startswith("rank 1 (on ")
-    told = [record for record in read_records(tmp_path / "timing.jsonl") if "slowest_rank" in record]
-    assert {record["slowest_rank"] for record in told} == {1}
-    assert SLOW < told[0]["slowest_rank_ratio"] < 8, "before it waits for data"
+    records = read_records(tmp_path / "timing.jsonl")
+    told = next(record for record in records if "slowest_rank" in record)  # before it waits for data
+    assert told["slowest_rank"] == 1
+    assert SLOW < told["slowest_rank_ratio"] < 8, "0.4 s and a little against 0.1 s and a little"
+    assert all(0 < each["communication_seconds"] < each["seconds"] for each in records if "seconds" in each)
     traces = sorted(tmp_path.glob("profiles/step-*/*"))
     assert [trace.name for trace in traces] == ["rank-0.json.gz", "rank-1.json.gz"]
     first = int(traces[0].parent.name.removeprefix("step-"))
