@@ -3,6 +3,8 @@
 import gzip
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -27,9 +29,17 @@ BAD_STEP = 5
 
 
 def a_rank(rank: int, folder: Path, what: str) -> None:
-    """A run on two ranks, of which the second is not as it should be."""
+    """A run on two ranks, of which one is not as it should be. The first has the store, as on Ray."""
     torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), 2)
+    port = folder / "port"
+    if rank == 0:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        port.with_suffix(".partial").write_text(str(store.port))
+        port.with_suffix(".partial").rename(port)
+    else:
+        while not port.exists():
+            time.sleep(0.05)
+        store = dist.TCPStore("127.0.0.1", int(port.read_text()))
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     watch.FIRST_STEP, watch.PACE_SECONDS = 20.0, 1.5
     model = Decoder(CONFIG)
@@ -49,6 +59,8 @@ def a_rank(rank: int, folder: Path, what: str) -> None:
             time.sleep((0.1, 0.4)[rank])
         if now["step"] == BAD_STEP and rank == 1 and what == "hangs":
             time.sleep(3600)
+        if now["step"] == BAD_STEP and rank == 0 and what == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
         return usual(*micro_batch)
 
     def say(topic):
@@ -95,6 +107,17 @@ def test_the_rank_that_the_others_wait_for_is_named_with_its_stack(tmp_path):
     assert "time.sleep(3600)" not in stacks[0]
     assert "distributed_c10d.py" in trains[0]
     assert (tmp_path / "checkpoints/step-00000004/manifest.json").exists()
+
+
+def test_a_rank_that_is_stopped_with_the_store_is_named_by_the_other(tmp_path):
+    stopped, other = two_ranks(tmp_path, "stopped")
+    other.join(100)
+    os.kill(stopped.pid, signal.SIGKILL)
+    assert other.exitcode == EXIT_HUNG
+    said = (tmp_path / "hung-1").read_text()
+    assert said.startswith("step 6 hung, no progress for ")
+    assert said.endswith(": rank 0 does not answer")
+    assert "distributed_c10d.py" in (tmp_path / "hangs/step-00000006/rank-1.txt").read_text()
 
 
 def steps_in(trace: Path) -> list[str]:
