@@ -175,13 +175,13 @@ def held_elsewhere(folder: Folder, name: str) -> bytes | None:
 def watch(leases: Sequence[tuple[Folder, str, bytes]]) -> list[bytes | None]:
     """What becomes of the contents of leases; who keeps theirs for TTL_SECONDS of our clock is dead.
 
-    Looks at all together, and no longer than it takes to see every one change.
+    Looks at all together, and no longer than it takes to see every one change, or its process end.
     """
     contents: list[bytes | None] = [seen for _, _, seen in leases]
     silence, looked = 0.0, time.monotonic()
     with ThreadPoolExecutor(_THREADS) as pool:
         while silence < TTL_SECONDS:
-            waiting = [at for at, (_, _, seen) in enumerate(leases) if contents[at] == seen]
+            waiting = [at for at, (*_, seen) in enumerate(leases) if contents[at] == seen and _is_held(seen)]
             if not waiting:
                 break
             time.sleep(_POLL_SECONDS)
