@@ -21,8 +21,8 @@ from cluster.errors import UserError
 from llm.models.load import load_model
 from llm.training.metrics_log import read_records
 from pipelines.cli import run
-from pipelines.finetune.config import FinetuneConfig
-from pipelines.finetune.stage import resolve_inputs as finetune_inputs
+from pipelines.preferences.config import PreferencesConfig
+from pipelines.preferences.stage import resolve_inputs as preferences_inputs
 from pipelines.pretrain import stage
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.token_shards import ranged_shards
@@ -166,8 +166,8 @@ def test_the_other_families_learn_and_are_not_taken_for_decoders(undisturbed, pr
         assert (first, last) == (config.vocab_size - 1, VOCAB)
     else:
         assert exported.mask_token_id == VOCAB
-    with pytest.raises(UserError, match=f"--base {artifact.ref} is an encoder.*takes a decoder") as error:
-        finetune_inputs(FinetuneConfig(root=str(store.root), base=preset, corpus="small"), store)
+    with pytest.raises(UserError, match=f"--model {artifact.ref} is an encoder.*takes a decoder") as error:
+        preferences_inputs(PreferencesConfig(root=str(store.root), model=preset, corpus="small"), store)
     assert "\n" not in str(error.value)
 
 
