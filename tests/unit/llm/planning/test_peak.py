@@ -22,6 +22,7 @@ def test_a_busy_beginning_is_found_out(monkeypatch) -> None:
     with monkeypatch.context() as busy:
         busy.setattr(torch.Tensor, "__matmul__", lambda a, b: (time.sleep(0.03), matmul(a, b))[1])
         peak = PeakFlops(CPU, torch.float32)
+    assert peak.now() > 2 * 512**3 / 0.03
     measured = max(peak.now() for _ in range(200))
     assert measured > 0.5 * _best_of(100)
     assert peak.now() >= measured

@@ -137,7 +137,7 @@ def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
     records = read_records(tmp_path / "timing.jsonl")
     told = next(record for record in records if "slowest_rank" in record)  # before it waits for data
     assert told["slowest_rank"] == 1
-    assert told["slowest_rank_ratio"] > SLOW, "0.4 s and a little against 0.1 s and a little"
+    assert SLOW < told["slowest_rank_ratio"] < 8, "0.4 s and a little against 0.1 s and a little"
     assert all(0 < each["communication_seconds"] < each["seconds"] for each in records if "seconds" in each)
     traces = sorted(tmp_path.glob("profiles/step-*/*"))
     assert [trace.name for trace in traces] == ["rank-0.json.gz", "rank-1.json.gz"]
