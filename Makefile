@@ -47,6 +47,7 @@ bench: install ## Measure against the peers; prints one JSON line per benchmark
 	$(BIN)/python -m tests.benchmarks.tokens_stage
 	$(BIN)/python -m tests.benchmarks.loader
 	$(BIN)/python -m tests.benchmarks.train
+	$(BIN)/python -m tests.benchmarks.train_stage
 
 metrics: install ## Make the Grafana dashboard and docs/metrics.md from the declared metrics
 	$(BIN)/python -m cluster.grafana

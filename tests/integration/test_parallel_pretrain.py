@@ -13,7 +13,6 @@ from tests.integration.small_artifacts import small_store
 
 FIELDS = {
     "tokens": "small",
-    "model": {"preset": "moe-280m", "d_model": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_ff": 64},
     "steps": 12,
     "seq_len": 32,
     "global_batch": 4,
@@ -26,6 +25,19 @@ FIELDS = {
 }
 
 
+MODELS = {
+    "dense": {"preset": "tiny-100k"},
+    "experts": {
+        "preset": "moe-280m",
+        "d_model": 64,
+        "n_layers": 2,
+        "n_heads": 4,
+        "n_kv_heads": 2,
+        "d_ff": 64,
+    },
+}
+
+
 @pytest.fixture(scope="module")
 def local_ray():
     start_local(num_cpus=2)
@@ -33,22 +45,26 @@ def local_ray():
     ray.shutdown()
 
 
-def trained(root, **how):
+def trained(root, model, **how):
     small_store(root)
-    artifact = stage.run(PretrainConfig(root=str(root), **FIELDS, **how), Cluster())
+    artifact = stage.run(PretrainConfig(root=str(root), model=MODELS[model], **FIELDS, **how), Cluster())
     records = read_records(artifact.fetch() / "metrics.jsonl")
     return artifact, [(each["loss"], each.get("heldout_bits_per_byte", 0.0)) for each in records]
 
 
 @pytest.fixture(scope="module")
 def alone(local_ray, tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("alone"))
+    """Each model, trained by one worker."""
+    return {model: trained(tmp_path_factory.mktemp(model), model) for model in MODELS}
 
 
-@pytest.mark.parametrize("way", ["tensor", "pipeline", "expert"])
-def test_two_workers_make_the_model_of_one(way, alone, tmp_path):
-    artifact, expected = alone
-    divided, curve = trained(tmp_path, workers=2, parallel={way: 2})
+@pytest.mark.parametrize(
+    ("model", "way"),
+    [("dense", "tensor"), ("experts", "tensor"), ("experts", "pipeline"), ("experts", "expert")],
+)
+def test_two_workers_make_the_model_of_one(model, way, alone, tmp_path):
+    artifact, expected = alone[model]
+    divided, curve = trained(tmp_path, model, workers=2, parallel={way: 2})
     assert divided.version == artifact.version, "how it is divided is no part of what is made"
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected), rtol=1e-4, atol=0)
     models = [load_model(each.fetch())[0].state_dict() for each in (divided, artifact)]
