@@ -14,6 +14,7 @@ ROUNDS = 8  # the smallest domains have halves of one bit, which four rounds lea
 GOLDEN = 0x9E3779B97F4A7C15
 
 _U64 = np.uint64
+_BELOW_2_64 = 2**64 - 1
 _ROUND_CONSTANTS = np.array([[(r + 1) * GOLDEN % 2**64] for r in range(ROUNDS)], dtype=_U64)
 _POWERS_OF_4 = np.array([4**h for h in range(1, 32)], dtype=_U64)
 
@@ -39,6 +40,9 @@ def shuffled(n: int, key: int) -> np.ndarray:
 
 def permute(x: np.ndarray, n: np.ndarray, key: np.ndarray, inverse: bool = False) -> np.ndarray:
     """Where the permutation of range(n) under `key` sends x; elementwise on uint64 arrays of one shape."""
+    if x.size == 1:
+        one = permute_one(int(x.item()), int(n.item()), int(key.item()), inverse)
+        return np.full(x.shape, one, dtype=_U64)
     half = _half_bits(n)
     mask = (_U64(1) << half) - _U64(1)
     round_keys = mix(key + _ROUND_CONSTANTS)
@@ -48,6 +52,31 @@ def permute(x: np.ndarray, n: np.ndarray, key: np.ndarray, inverse: bool = False
         y[outside] = _feistel(y[outside], half[outside], mask[outside], round_keys[:, outside], inverse)
         outside = outside[y[outside] >= n[outside]]
     return y
+
+
+def permute_one(x: int, n: int, key: int, inverse: bool = False) -> int:
+    """`permute` of one number: without arrays, whose every operation costs more than a whole round here."""
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    round_keys = [_mix_one(key + (r + 1) * GOLDEN) for r in range(ROUNDS)]
+    while True:
+        left, right = x >> half, x & mask
+        for round_key in reversed(round_keys) if inverse else round_keys:
+            if inverse:
+                left, right = right ^ (_mix_one(left ^ round_key) & mask), left
+            else:
+                left, right = right, left ^ (_mix_one(right ^ round_key) & mask)
+        x = (left << half) | right
+        if x < n:
+            return x
+
+
+def _mix_one(x: int) -> int:
+    """`mix` of one number, which need not be below 2**64."""
+    x &= _BELOW_2_64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _BELOW_2_64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _BELOW_2_64
+    return x ^ (x >> 31)
 
 
 def _feistel(

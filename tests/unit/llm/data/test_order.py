@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.data.order import Order
-from llm.data.permutation import keyed, permute, shuffled
+from llm.data.permutation import keyed, permute, permute_one, shuffled
 
 U64 = 2**64
 
@@ -83,6 +83,17 @@ def test_vectorised_equals_scalar_across_epochs(parameters, positions):
     one_by_one = [order.locate(i) for i in positions]
     assert shard.tolist() == [int(s) for s, _ in one_by_one]
     assert offset.tolist() == [int(o) for _, o in one_by_one]
+
+
+@given(st.integers(1, 2**62), st.integers(0, U64 - 1), st.data())
+@settings(max_examples=300, deadline=None)
+def test_one_number_goes_where_it_goes_among_others(n, key, data):
+    x = data.draw(st.integers(0, n - 1))
+    inverse = data.draw(st.booleans())
+    several = [np.full(2, each, np.uint64) for each in (x, n, key)]
+    one = permute_one(x, n, key, inverse)
+    assert permute(*several, inverse).tolist() == [one, one]
+    assert permute_one(one, n, key, not inverse) == x
 
 
 @given(st.integers(1, 300), st.integers(0, U64 - 1))
