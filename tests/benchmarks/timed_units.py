@@ -10,8 +10,14 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
 
 import pipelines.units
+from llm.tokenizer.documents import DocumentEncoder
 from pipelines.cli import leave, run
 from pipelines.unit_actor import Status, UnitActor
 
@@ -29,6 +35,11 @@ class UnitTime:
     cpu_began: float
     """CPU time of all threads of the actor by then: some may work on another unit."""
     cpu_ended: float
+    machine_began: float
+    machine_ended: float
+    """CPU time of the whole machine by then, all processes together."""
+    encoding: float
+    """Seconds in which the actor's encoder has been at work by the unit's end, 0 if it has none."""
     peak_bytes: int
     """The most memory that the actor has held by then, mapped files included."""
 
@@ -47,15 +58,52 @@ def timed(file: Path) -> type[UnitActor]:
     """The unit runner's actor, which appends to `file`."""
 
     class TimedActor(UnitActor):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._encoding = _encoding_timed()
+
         def _run(self, id: str, payload: str, attempt: int) -> Status:
-            began, cpu = time.time(), time.process_time()
+            began, cpu, machine = time.time(), time.process_time(), _machine_seconds()
             status = super()._run(id, payload, attempt)
-            unit = UnitTime(id, os.getpid(), began, time.time(), cpu, time.process_time(), _peak_bytes())
+            unit = UnitTime(
+                id,
+                os.getpid(),
+                began,
+                time.time(),
+                cpu,
+                time.process_time(),
+                machine,
+                _machine_seconds(),
+                self._encoding[0],
+                _peak_bytes(),
+            )
             with open(file, "a") as stream:
                 stream.write(json.dumps(asdict(unit)) + "\n")
             return status
 
     return TimedActor
+
+
+def _encoding_timed() -> list[float]:
+    """From now on, the seconds that this process has spent in `DocumentEncoder.encode`, in a list of one."""
+    encode, spent, depth = DocumentEncoder.encode, [0.0], [0]
+
+    def timed_encode(self: DocumentEncoder, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        depth[0] += 1  # it calls itself
+        began = time.perf_counter()
+        try:
+            return encode(self, texts)
+        finally:
+            depth[0] -= 1
+            spent[0] += 0.0 if depth[0] else time.perf_counter() - began
+
+    DocumentEncoder.encode = timed_encode  # type: ignore[method-assign, misc]
+    return spent
+
+
+def _machine_seconds() -> float:
+    times = psutil.cpu_times()
+    return sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0)
 
 
 def _peak_bytes() -> int:

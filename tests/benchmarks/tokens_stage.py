@@ -11,7 +11,9 @@ packages. Each round measures, one after the other, in MB of UTF-8 text a second
   ours   `manta tokens` with one actor and with two, from the beginning of the first unit to the commit of
          the last one. "later" is the rate of an actor from its 20th megabyte on: before, SentencePiece has
          encoded, and the loops have been loaded, which the bare encoder has left on disk. Beside it the
-         whole command's time, with Ray's start.
+         whole command's time, with Ray's start; the share of the time in which an encoder was at work, which
+         is what the stage makes of its own encoder however the machine's speed changes; and the share of the
+         CPUs that anything used, the server too: with all of it no more actors bring more.
   peer   datatrove on the same bucket, with one worker on one thread, and the same tokenizer
          (datatrove_tokens.py). The ids of its first round are compared with ours, document by document.
 
@@ -72,6 +74,10 @@ class Run:
     """Of one actor after its WARM_UP_MEGABYTES; NaN if no unit came after them."""
     peak_bytes: int = 0
     """Of the actor that held most."""
+    encoding: float = math.nan
+    """Share of the actors' time in which an encoder was at work."""
+    machine_busy: float = math.nan
+    """Share of all CPUs' time that any process used."""
     command_seconds: float = math.nan
 
 
@@ -210,6 +216,8 @@ def encode_ours(name: str, actors: int, store: ArtifactStore, scratch: Path) -> 
         sum(sizes.values()) / cpu_seconds(times),
         later_rate(times, sizes),
         max(unit.peak_bytes for unit in times),
+        encoding_seconds(times) / seconds / actors,
+        machine_seconds(times) / seconds / (os.cpu_count() or 1),
         command_seconds,
     )
 
@@ -221,6 +229,20 @@ def cpu_seconds(times: list[UnitTime]) -> float:
         units = [unit for unit in times if unit.actor == actor]
         total += max(unit.cpu_ended for unit in units) - min(unit.cpu_began for unit in units)
     return total
+
+
+def encoding_seconds(times: list[UnitTime]) -> float:
+    """Of all actors, each from its first unit on."""
+    by_actor = {
+        actor: [each.encoding for each in times if each.actor == actor]
+        for actor in {each.actor for each in times}
+    }
+    return sum(max(seconds) for seconds in by_actor.values())
+
+
+def machine_seconds(times: list[UnitTime]) -> float:
+    """CPU time that the machine spent from the beginning of the first unit to the end of the last one."""
+    return max(unit.machine_ended for unit in times) - min(unit.machine_began for unit in times)
 
 
 def unit_megabytes(tokens: Artifact) -> dict[str, float]:
@@ -288,6 +310,12 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
             **{name: round(rate, 3) for name, rate in by_cpu.items()},
             "ratio": round(by_cpu["ours"] / by_cpu["peer"], 3),
             "of_bare_encoder": round(by_cpu["ours"] / by_cpu["bare"], 3),
+        },
+        "share_of_time_encoding": {
+            name: round(median(name, "encoding"), 3) for name in ("ours", "ours, two actors")
+        },
+        "share_of_cpus_busy": {
+            name: round(median(name, "machine_busy"), 3) for name in ("ours", "ours, two actors")
         },
         "peak_actor_bytes": max(run.peak_bytes for each in runs.values() for run in each),
         "command_seconds": {
