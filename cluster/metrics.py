@@ -162,13 +162,14 @@ TRAINING = (
         help="In collectives, in whichever part of a step; on CPUs, with several workers",
         panel="Step time",
     ),
-    _training(
-        "slowest_rank", unit="", help="Worker that the others wait for most, on CPUs", panel="Slowest worker"
-    ),
+    _training("slowest_rank", unit="", help="Worker that the others wait for most", panel="Slowest worker"),
     _training(
         "slowest_rank_ratio",
         unit="",
-        help="Its own time a step, without waiting for others, over the median of all workers",
+        help=(
+            "Its own time a step, without waiting for others (on GPUs: for some matmuls), over the median of "
+            "all workers"
+        ),
         panel="Slowest worker's time over the median",
     ),
     _training(

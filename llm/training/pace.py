@@ -3,19 +3,48 @@
 All steps of a run take equally long, since every rank waits for the slowest. So the time of a rank is taken
 without that in which it waits for others in a collective: the thread that watches looks where the one that
 trains is, some times a second, and counts. On a GPU, where collectives run beside the program, that says
-nothing, and no rank is called slow.
+nothing. There each rank times the same matmuls now and then, between two steps: a GPU that is too hot, or
+that somebody else uses, takes longer for them.
 """
 
 import statistics
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
+
+import torch
 
 SLOW = 1.25
 """Times the median from which on a rank is a straggler: less is within the noise."""
 _IN_COLLECTIVES = ("distributed_c10d.py", "c10d_logger.py", "_functional_collectives.py")
 _DEPTH = 3
 """Innermost frames that are looked at: a collective's wrappers are no deeper."""
+
+
+_PROBE_SIZE, _PROBE_MATMULS = 4096, 8
+"""2 ms of an H100 that does as it should."""
+
+
+def probe_seconds(device: torch.device, size: int = _PROBE_SIZE) -> float:
+    """Seconds that `device` takes for some bf16 matmuls, after what it is at has ended; the lower of two
+    tries, for the first one finds it idle.
+    """
+    square = torch.ones(size, size, dtype=torch.bfloat16, device=device)
+    tries = []
+    for _ in range(2):
+        _wait_for(device)
+        began = time.perf_counter()
+        for _ in range(_PROBE_MATMULS):
+            square @ square
+        _wait_for(device)
+        tries.append(time.perf_counter() - began)
+    return min(tries)
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def waits_for_others(frame: FrameType | None) -> bool:

@@ -31,7 +31,7 @@ from llm.training.hang import (
     write_stacks,
 )
 from llm.training.noticeboard import Noticeboard
-from llm.training.pace import slowest, waits_for_others
+from llm.training.pace import probe_seconds, slowest, waits_for_others
 from llm.training.profile_window import Profile, ProfileRequest, ProfileWindow
 
 Phase = Literal["data", "step", "other"]
@@ -43,7 +43,7 @@ FIRST_STEP = 3.0
 PATIENCE_SECONDS = 30.0
 """In which a rank that lives answers, and writes its stacks; not more than twice the limit."""
 PACE_SECONDS = 30.0
-"""Of training between two comparisons of the ranks' own times."""
+"""Of training between two comparisons of the ranks' own times, or of their GPUs."""
 _SAMPLE_SECONDS = 0.05
 _TALKS, _TALK_SECONDS = 20, 5.0
 """Ranks look at what others say so many times within the limit, and at least every so many seconds."""
@@ -87,7 +87,10 @@ class StepWatch:
         self._observer, self._folder = observer, folder
         self._board = Noticeboard()
         self._trainer = threading.get_ident()
-        self._samples = self._board.ranks > 1 and device.type == "cpu"
+        several, self._device = self._board.ranks > 1, device
+        self._samples = several and device.type == "cpu"
+        self._probes = several and not self._samples
+        self._probed = time.monotonic()
         self._stop = threading.Event()
         self._profiles = ProfileWindow(self._board, folder, device)
         limit = observer.hang_timeout or 2 * _TALK_SECONDS * _TALKS
@@ -111,6 +114,8 @@ class StepWatch:
         """The loop begins something; `step` counts from 0. A step begins with its data."""
         if phase == "data":
             self._profiles.begins(step)
+            if self._probes and time.monotonic() - self._probed >= PACE_SECONDS:
+                self._measured, self._probed = _Pace(1, probe_seconds(self._device)), time.monotonic()
         if self._phase == "step":
             self._step_ends()
         self._phase, self._step, self._moved = phase, step, time.monotonic()
@@ -122,7 +127,7 @@ class StepWatch:
             return
         pace = self._pace
         pace.steps += 1
-        if pace.own + pace.waited >= PACE_SECONDS:
+        if self._samples and pace.own + pace.waited >= PACE_SECONDS:
             self._measured, self._pace = pace, _Pace()
 
     def readings(self) -> dict[str, float]:
@@ -202,8 +207,9 @@ class StepWatch:
         self._readings = {"slowest_rank": slow.rank, "slowest_rank_ratio": slow.ratio}
         if slow.is_slow and slow.rank != self._slow:
             host, seconds = paces[slow.rank]["host"], paces[slow.rank]["seconds"]
+            what = "the same matmuls take" if self._probes else "its own part of a step takes"
             self._observer.warn(
-                f"rank {slow.rank} (on {host}) is slow: its own part of a step takes {seconds:.3g} s, "
+                f"rank {slow.rank} (on {host}) is slow: {what} {seconds:.3g} s, "
                 f"{slow.ratio:.2f} times the median, and the others wait for it"
             )
         self._slow = slow.rank if slow.is_slow else -1

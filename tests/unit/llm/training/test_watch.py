@@ -14,11 +14,11 @@ import torch
 import torch.distributed as dist
 
 from llm.models.decoder import Decoder
-from llm.training import watch
+from llm.training import loop, watch
 from llm.training.hang import Hang, Standing, hung_ranks
 from llm.training.loop import language_model_loss, train
 from llm.training.metrics_log import read_records
-from llm.training.pace import SLOW, Straggler, slowest, waits_for_others
+from llm.training.pace import SLOW, Straggler, probe_seconds, slowest, waits_for_others
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.profile_window import ProfileRequest
 from llm.training.watch import EXIT_HUNG, Observer
@@ -55,13 +55,17 @@ def a_rank(rank: int, folder: Path, what: str) -> None:
         return micro_batches(step, rank, 2)
 
     def loss_sum(*micro_batch):
-        if what == "slow":
-            time.sleep((0.1, 0.4)[rank])
+        if what in ("slow", "hot"):
+            time.sleep((0.1, 0.4)[rank] if what == "slow" else 0.3)
         if now["step"] == BAD_STEP and rank == 1 and what == "hangs":
             time.sleep(3600)
         if now["step"] == BAD_STEP and rank == 0 and what == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
         return usual(*micro_batch)
+
+    if what == "hot":  # as if each had a GPU of its own
+        loop.StepWatch = lambda observer, folder, _: watch.StepWatch(observer, folder, torch.device("cuda"))
+        watch.probe_seconds = lambda device: (0.002, 0.004)[rank]
 
     def say(topic):
         return lambda text: (folder / f"{topic}-{rank}").write_text(str(text))
@@ -145,6 +149,21 @@ def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):
     assert steps_in(traces[0]) == steps_in(traces[1]) == sorted([f"step {first}", f"step {first + 1}"])
     assert f"first={first}" in (tmp_path / "profiled-0").read_text()
     assert not (tmp_path / "profiled-1").exists()
+
+
+def test_a_gpu_that_takes_longer_for_the_same_work_is_named(tmp_path):
+    ranks = two_ranks(tmp_path, "hot")
+    for rank in ranks:
+        rank.join(100)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
+    said = (tmp_path / "warned-0").read_text()
+    assert said.startswith("rank 1 (on ")
+    assert "is slow: the same matmuls take 0.004 s, 2.00 times the median" in said
+
+
+def test_a_probe_is_the_time_of_some_matmuls():
+    small, large = (probe_seconds(torch.device("cpu"), size) for size in (64, 512))
+    assert 0 < 20 * small < large, "512 times the work"
 
 
 def test_whom_the_others_wait_for():
