@@ -97,6 +97,8 @@ def run_training(
     workers = _expected_workers(config, cluster)
     share = cluster.share(workers)
     threads = config.threads_per_worker or max(1, int(share.cpus))
+    # One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many.
+    each = Share(min(float(threads), share.cpus), share.gpus)
     # On this machine: if it were on a node that dies, the run would die with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -109,11 +111,11 @@ def run_training(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
+            backend="cpu:gloo,cuda:nccl" if each.gpus else "gloo",
             # Whoever watches the steps is to see a hang before torch does, which says less of it.
             timeout_s=max(1800, int(4 * config.hang_timeout)),
         ),
-        scaling_config=_scaling(config, share, threads),
+        scaling_config=_scaling(config, each),
         run_config=RunConfig(
             name=stage,
             storage_path=str(scratch),
@@ -134,8 +136,8 @@ def run_training(
 
         beside = None
         if evaluate is not None:
-            place = place_beside(cluster.nodes, workers, Share(min(float(threads), share.cpus), share.gpus))
-            if share.gpus and not place.gpus:
+            place = place_beside(cluster.nodes, workers, each)
+            if each.gpus and not place.gpus:
                 progress.say("no GPU is left for the evaluation beside the workers: it is done on CPUs")
             beside = EvaluationBeside(evaluate, job, steps, place, progress.say, evaluated)
         fit.start()
@@ -225,13 +227,9 @@ def _expected_workers(config: TrainingConfig, cluster: Cluster) -> int:
     return min(max(config.fewest_workers, gpus or nodes), config.most_workers)
 
 
-def _scaling(config: TrainingConfig, share: Share, threads: int) -> ScalingConfig:
-    """One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many."""
+def _scaling(config: TrainingConfig, each: Share) -> ScalingConfig:
     return ScalingConfig(
         num_workers=config.workers,
-        use_gpu=share.gpus > 0,
-        resources_per_worker={
-            "CPU": min(float(threads), share.cpus),
-            **({"GPU": share.gpus} if share.gpus else {}),
-        },
+        use_gpu=each.gpus > 0,
+        resources_per_worker={"CPU": each.cpus, **({"GPU": each.gpus} if each.gpus else {})},
     )
