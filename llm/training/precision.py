@@ -1,12 +1,10 @@
 """Which floating-point type a device should train in."""
 
 import platform
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 Precision = Literal["bf16", "fp32"]
 
@@ -40,25 +38,6 @@ def keep_precision(
     if wanted == "auto" and (saved, chosen) == ("bf16", "fp32"):
         raise PrecisionError("was trained in bf16, which not all devices here multiply: they would use fp32")
     return saved or chosen
-
-
-def compute_in(model: nn.Module, precision: Precision) -> None:
-    """Make a whole `model` (which has `.blocks`) compute forward as one that `shard` has divided: in bf16,
-    weights and whatever floating-point numbers blocks are given are rounded to it.
-    """
-    if precision == "fp32":
-        return
-    model.to(torch.bfloat16)
-
-    def rounded(block: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map_only(torch.Tensor, _rounded, (args, kwargs))
-
-    for block in model.blocks:  # type: ignore[union-attr]
-        block.register_forward_pre_hook(rounded, with_kwargs=True)
-
-
-def _rounded(tensor: Tensor) -> Tensor:
-    return tensor.bfloat16() if tensor.is_floating_point() else tensor
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ from llm.models.load import LanguageModel, build
 from llm.training.checkpoint_manifest import STATE, checkpoints_in, step_of
 from llm.training.checkpoint_weights import read_weights
 from llm.training.deterministic import use_deterministic_algorithms
-from llm.training.precision import compute_in, has_native_bf16
+from llm.training.precision import has_native_bf16
 from pipelines.checkpoint_mirror import kept_checkpoint, kept_steps
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.heldout import held_out
@@ -61,15 +61,16 @@ def evaluate_newest(job: TrainingJob, done: frozenset[int], device: torch.device
 
 
 def _model(job: TrainingJob, path: Path, device: torch.device) -> LanguageModel:
-    """In the precision that the run is trained in, where the device multiplies that.
+    """In the precision that the run is trained in, where the device multiplies that: with weights that are
+    rounded, as those that FSDP gathers are.
 
     Raises OSError or ValueError if the checkpoint is gone.
     """
-    precision = json.loads((path / STATE).read_bytes()).get("precision", "fp32")
+    precision = json.loads((path / STATE).read_bytes()).get("precision")
     weights = read_weights(path)
-    model = build(job.model)
-    compute_in(model, precision if has_native_bf16(device) else "fp32")
-    model.to_empty(device=device).load_state_dict(weights)
+    in_bf16 = precision == "bf16" and has_native_bf16(device)
+    model = build(job.model).to(torch.bfloat16 if in_bf16 else torch.float32).to_empty(device=device)
+    model.load_state_dict(weights)
     return model
 
 

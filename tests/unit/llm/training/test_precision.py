@@ -2,15 +2,10 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from llm.models.load import build
-from llm.models.presets import model_config
 from llm.planning.peak import measured_matmul_flops
 from llm.training import precision
-from llm.training.parallel.fsdp import data_mesh, shard
-from llm.training.parallel.weights import gather_weights
-from llm.training.precision import PrecisionError, choose_precision, compute_in, keep_precision
+from llm.training.precision import PrecisionError, choose_precision, keep_precision
 
 CPU = torch.device("cpu")
 
@@ -40,26 +35,3 @@ def test_a_run_goes_on_in_the_precision_that_it_was_begun_in(native, monkeypatch
     else:
         with pytest.raises(PrecisionError, match=r"in bf16, which .* would use fp32"):
             keep_precision("auto", "bf16", CPU)
-
-
-@pytest.mark.parametrize("preset", ["tiny-100k", "t5-tiny", "bert-tiny"])
-@pytest.mark.parametrize("wanted", ["bf16", "fp32"])
-@torch.no_grad()
-def test_a_whole_model_computes_as_one_that_was_sharded(preset, wanted):
-    config = model_config(preset, vocab_size=64)
-    tokens = torch.randint(64, (2, 40), generator=torch.Generator().manual_seed(0))
-    whole, sharded = build(config), build(config)
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        shard(sharded, data_mesh(CPU), wanted)
-        compute_in(whole, wanted)
-        for model in (whole, sharded):
-            model.to_empty(device="cpu")
-        sharded.init_weights(seed=1)
-        whole.load_state_dict(gather_weights(sharded))
-        given = (tokens, tokens) if config.family == "encoder-decoder" else (tokens,)
-        expected = sharded(*given)
-    finally:
-        dist.destroy_process_group()
-    assert expected.dtype == (torch.bfloat16 if wanted == "bf16" else torch.float32)
-    assert torch.equal(whole(*given), expected)

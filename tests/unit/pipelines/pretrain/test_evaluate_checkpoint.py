@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.storage import open_storage
@@ -16,6 +17,7 @@ from llm.models.load import build
 from llm.training.checkpoint_weights import read_weights
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.metrics_log import read_records
+from llm.training.parallel.fsdp import data_mesh, shard
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.pretrain import evaluate_checkpoint
 from pipelines.pretrain.batches import objective_of
@@ -49,12 +51,14 @@ def a_job(tokens, folder, **fields) -> TrainingJob:
     )
 
 
-def train_until(job, stop=None):
-    """Leave what a run leaves that stops before the step `stop`; the model, and how it measures itself."""
+def train_until(job, stop=None, precision="fp32"):
+    """Leave what a run leaves that stops before the step `stop`; returns how it measures itself."""
     config, source = job.config, open_source(job.config, job.inputs)
     objective = objective_of(config, VOCAB, config.seed)
-    model = build(job.model).to_empty(device="cpu")
-    model.init_weights(config.seed)
+    model = build(job.model)
+    if precision == "bf16":
+        shard(model, data_mesh(CPU), precision)
+    model.to_empty(device="cpu").init_weights(config.seed)
     opening_id = source.loader.shards.eos_id if config.document_mask else None
     evaluate = held_out(model, source, config, opening_id).in_training
 
@@ -66,7 +70,7 @@ def train_until(job, stop=None):
 
     run = TrainingRun(
         model=model,
-        precision="fp32",
+        precision=precision,
         recipe=config.recipe(config.steps),
         folder=job.workspace.path,
         mirror=mirror_of(job.workspace, ()),
@@ -107,6 +111,23 @@ def test_every_family_is_measured_as_in_training_to_the_bit(tokens, tmp_path, fi
     assert found == said_in_training(job, 6)
     assert found.keys() == {"step"} | measures
     assert evaluate_newest(job, frozenset({6}), CPU) is None, "the one before is of no interest any more"
+
+
+@pytest.mark.parametrize("preset", ["tiny-100k", "t5-tiny", "bert-tiny"])
+def test_a_run_in_bf16_is_measured_in_bf16(tokens, tmp_path, monkeypatch, preset):
+    monkeypatch.setattr(evaluate_checkpoint, "has_native_bf16", lambda device: True)
+    job = a_job(tokens, local(tmp_path), model={"preset": preset})
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        train_until(job, stop=4, precision="bf16")
+    finally:
+        dist.destroy_process_group()
+    expected = said_in_training(job, 3)
+    assert evaluate_newest(job, frozenset(), CPU) == expected
+    monkeypatch.setattr(evaluate_checkpoint, "has_native_bf16", lambda device: False)
+    in_fp32 = evaluate_newest(job, frozenset(), CPU)
+    assert in_fp32 != expected
+    assert in_fp32 == pytest.approx(expected, rel=0.03)
 
 
 def test_an_average_is_measured_in_place_of_the_weights(tokens, tmp_path):
