@@ -12,6 +12,7 @@ import ray
 
 from cluster.connect import Cluster, start_local
 from llm.training.metrics_log import read_records
+from pipelines import evaluation_beside
 from pipelines.pretrain import stage
 from pipelines.pretrain.config import PretrainConfig
 from tests.integration.small_artifacts import small_store
@@ -28,6 +29,12 @@ FIELDS = {
     "threads_per_worker": 1,
     "wandb": "disabled",
 }
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """Of the end of a run, on a machine that is busy."""
+    monkeypatch.setattr(evaluation_beside, "_LAST_SECONDS", 600.0)
 
 
 @pytest.fixture(scope="module")
