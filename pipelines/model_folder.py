@@ -20,6 +20,8 @@ BEGUN = "begun.json"
 """What a manifest says of how the model comes about; not among the artifact's files, for it has that then."""
 LOGS = ("metrics.jsonl", "timing.jsonl")
 """How a model was trained, and when: beside the artifact's files, but not among them."""
+EVALUATIONS = "evaluations.jsonl"
+"""What its checkpoints make of held-out text, if that is measured beside the training: a log too."""
 
 
 def prepare_model_folder(draft: Draft, config: ModelConfig, tokenizer: Artifact, head: Head = "lm") -> None:

@@ -30,6 +30,13 @@ class RunMetrics:
             self._emitter.set_declared(record)
             self._wandb.log(record)
 
+    def log_evaluation(self, record: dict[str, Any]) -> None:
+        """What was measured of the model as it was after a `step`, maybe after later ones were logged; each
+        step once.
+        """
+        self._emitter.set_declared({name: value for name, value in record.items() if name != "step"})
+        self._wandb.log_aside(record)
+
     def count(self, name: str, amount: int) -> None:
         """Add to a counter of the group, at the Prometheus endpoint."""
         self._emitter.count(name, amount)

@@ -28,6 +28,7 @@ from cluster.errors import UserError
 from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
+from pipelines.evaluation_beside import Evaluate, EvaluationBeside, place_beside
 from pipelines.model_folder import CONFIG, TOKENIZER
 from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
@@ -81,17 +82,23 @@ def run_training(
     draft: Draft,
     inputs: dict[str, Artifact],
     steps: int,
+    evaluate: Evaluate | None = None,
 ) -> dict[str, Any]:
     """Run `worker({"job": TrainingJob})` on `config.workers` workers; returns the counts that rank 0 posted.
 
     The files that it wrote are then part of the draft.
 
+    evaluate: called in a process of its own, beside the workers, whenever there is a new checkpoint.
+
     Raises:
         UserError: a worker said that the user must mend something, or workers died too often.
     """
     cluster.connect()
-    share = cluster.share(_expected_workers(config, cluster))
+    workers = _expected_workers(config, cluster)
+    share = cluster.share(workers)
     threads = config.threads_per_worker or max(1, int(share.cpus))
+    # One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many.
+    each = Share(min(float(threads), share.cpus), share.gpus)
     # On this machine: if it were on a node that dies, the run would die with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
@@ -104,11 +111,11 @@ def run_training(
         worker,
         train_loop_config={"job": job},
         torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
+            backend="cpu:gloo,cuda:nccl" if each.gpus else "gloo",
             # Whoever watches the steps is to see a hang before torch does, which says less of it.
             timeout_s=max(1800, int(4 * config.hang_timeout)),
         ),
-        scaling_config=_scaling(config, share, threads),
+        scaling_config=_scaling(config, each),
         run_config=RunConfig(
             name=stage,
             storage_path=str(scratch),
@@ -121,12 +128,27 @@ def run_training(
         stage_progress(stage, steps, "step") as progress,
         RunMetrics("training", config, stage, draft.version, draft.workspace) as run_metrics,
     ):
-        fit.start()
         latest: dict[str, Any] = {}
+
+        def evaluated(record: dict[str, Any]) -> None:
+            run_metrics.log_evaluation(record)
+            latest.update({name: value for name, value in record.items() if name != "step"})
+
+        beside = None
+        if evaluate is not None:
+            place = place_beside(cluster.nodes, workers, each)
+            if each.gpus and not place.gpus:
+                progress.say("no GPU is left for the evaluation beside the workers: it is done on CPUs")
+            beside = EvaluationBeside(evaluate, job, steps, place, progress.say, evaluated)
+        fit.start()
         while fit.is_alive():
             fit.join(_POLL_SECONDS)
-            _follow(board, config, latest, progress, run_metrics)
-        _follow(board, config, latest, progress, run_metrics)
+            _follow(board, config, latest, progress, run_metrics, beside)
+        _follow(board, config, latest, progress, run_metrics, beside)
+        if beside is not None:
+            if RESULT in latest:
+                beside.finish()
+            beside.close()
     ray.kill(board)
     shutil.rmtree(scratch, ignore_errors=True)
     if RESULT not in latest:
@@ -143,6 +165,7 @@ def _follow(
     latest: dict[str, Any],
     progress: StageProgress,
     run_metrics: RunMetrics,
+    beside: EvaluationBeside | None,
 ) -> None:
     """Log each record that was posted meanwhile, say what is to be said, and show and keep the latest value
     of every field.
@@ -159,6 +182,8 @@ def _follow(
         if "loss" in record:
             latest.pop(HUNG, None)  # That was another time.
         latest.update(record)
+    if beside is not None:
+        beside.look(records)
     if latest.get("step", 0) != shown_step:
         progress.update(latest["step"], **{key: latest[key] for key in _SHOWN if key in latest})
 
@@ -202,13 +227,9 @@ def _expected_workers(config: TrainingConfig, cluster: Cluster) -> int:
     return min(max(config.fewest_workers, gpus or nodes), config.most_workers)
 
 
-def _scaling(config: TrainingConfig, share: Share, threads: int) -> ScalingConfig:
-    """One GPU a worker where there are enough; CPUs as threads, less where the cluster has not so many."""
+def _scaling(config: TrainingConfig, each: Share) -> ScalingConfig:
     return ScalingConfig(
         num_workers=config.workers,
-        use_gpu=share.gpus > 0,
-        resources_per_worker={
-            "CPU": min(float(threads), share.cpus),
-            **({"GPU": share.gpus} if share.gpus else {}),
-        },
+        use_gpu=each.gpus > 0,
+        resources_per_worker={"CPU": each.cpus, **({"GPU": each.gpus} if each.gpus else {})},
     )

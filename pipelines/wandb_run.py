@@ -37,20 +37,29 @@ class WandbRun:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Log the metrics of a step unless they are logged already: a run that was set back repeats steps."""
-        if self._mode == "disabled":
-            return
-        if self._run is None:
-            self._run = self._open_or_stay_offline()
-            if self._run.resumed:
-                self._logged_step = int(self._run.summary.get("step", 0)) + 1
-        if metrics["step"] < self._logged_step:
+        if not self._is_open() or metrics["step"] < self._logged_step:
             return
         if metrics["step"] > self._logged_step:
             self._logged_step, self._logged_fields = metrics["step"], set[str]()
         if metrics.keys() <= self._logged_fields:
             return
         self._logged_fields |= metrics.keys()
-        self._run.log({key: value for key, value in metrics.items() if isinstance(value, int | float)})
+        self._run.log(_numbers(metrics))
+
+    def log_aside(self, metrics: dict[str, Any]) -> None:
+        """Log other metrics of a step than those of `log`, which may be far ahead; its caller knows which are
+        logged already.
+        """
+        if self._is_open():
+            self._run.log(_numbers(metrics))
+
+    def _is_open(self) -> bool:
+        """Open the run if need be; False if there is to be none."""
+        if self._run is None and self._mode != "disabled":
+            self._run = self._open_or_stay_offline()
+            if self._run.resumed:
+                self._logged_step = int(self._run.summary.get("step", 0)) + 1
+        return self._run is not None
 
     def _open_or_stay_offline(self) -> Any:
         """A training does not end because wandb's server cannot be had: the run is then kept here."""
@@ -99,6 +108,10 @@ class WandbRun:
             self._run.finish(exit_code=0 if succeeded else 1)
         except OSError as error:
             console.print(f"wandb's run is not whole: {error}", markup=False)
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, int | float]:
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def publish_offline_runs(workspace: Workspace) -> None:

@@ -16,7 +16,8 @@ _BETWEEN_STEPS = ("work", "sample", "batches", "ray_train", LEDGER)
 """Folders that a stage needs until its artifact is committed."""
 _CHECKPOINTS = "checkpoints"
 _KEPT_FOLDERS = (_CHECKPOINTS, "wandb", "hangs", "profiles")
-_KEPT_FILES = (MANIFEST, RUN, "begun.json", "metrics.jsonl", "samples.jsonl", "timing.jsonl")
+_LOGS = ("evaluations.jsonl", "metrics.jsonl", "samples.jsonl", "timing.jsonl")
+_KEPT_FILES = (MANIFEST, RUN, "begun.json", *_LOGS)
 """Beside what the manifest lists, these may lie in a finished artifact's folder."""
 _IN_THE_MAKING = (".partial", ".lock")
 """Endings of files that somebody may be writing; when they are old they are scratch."""

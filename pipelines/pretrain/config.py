@@ -1,6 +1,7 @@
 """Configuration of pre-training."""
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from pydantic import Field, model_validator
 from llm.models.config import Family, ModelConfig
 from llm.tokenizer.special import SENTINELS
 from llm.training.parallel.layout import LayoutError
+from llm.training.recipe import Recipe
 from pipelines.model_options import ModelOptions
 from pipelines.parallel_config import ParallelConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
@@ -72,6 +74,11 @@ class PretrainConfig(TrainingConfig):
     """
     evaluate_windows: How[int] = Field(default=32, gt=0)
     """Held-out sequences scored at each evaluation during training; at the end all are."""
+    evaluate_beside: How[bool] = False
+    """Evaluate checkpoints instead, in a process beside the workers, which do not wait for it: on a GPU that
+    is left over, else on CPUs. Of several new ones it takes the newest; what comes of it is in
+    evaluations.jsonl. The cadence is that of --checkpoint-every.
+    """
 
     def what(self) -> dict[str, Any]:
         """With the model's shape, in place of a name that may mean another shape one day.
@@ -127,6 +134,19 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(
                 f"seq_len={self.seq_len} is longer than the model's max_seq_len={longest}: "
                 "shorten it or raise --model.max-seq-len"
+            )
+        return self
+
+    def recipe(self, steps: int) -> Recipe:
+        recipe = super().recipe(steps)
+        return replace(recipe, evaluate_every=0) if self.evaluate_beside else recipe
+
+    @model_validator(mode="after")
+    def _evaluations_are_at_one_cadence(self) -> Self:
+        if self.evaluate_beside and self.evaluate_every != type(self).model_fields["evaluate_every"].default:
+            raise ValueError(
+                f"evaluate_every={self.evaluate_every}: with evaluate_beside it is checkpoints that are "
+                "evaluated; leave it out, and say how often by checkpoint_every"
             )
         return self
 

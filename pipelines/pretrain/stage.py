@@ -74,6 +74,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     prepare_model_folder(draft, model, tokenizer)
 
     # Ray Train and torch take seconds to import, and there was nothing to do until here.
+    from pipelines.pretrain.evaluate_checkpoint import evaluate_newest
     from pipelines.pretrain.worker import pretrain_worker
     from pipelines.training_launch import run_training
 
@@ -86,6 +87,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
         draft=draft,
         inputs={"tokenizer": tokenizer, **inputs},
         steps=config.steps,
+        evaluate=evaluate_newest if config.evaluate_beside else None,
     )
     return draft.commit(counts)
 

@@ -74,7 +74,14 @@ def test_rm_refuses_what_is_being_made_or_read(store: ArtifactStore) -> None:
 def test_gc_removes_files_that_the_manifest_does_not_list(store: ArtifactStore) -> None:
     draft = begin(store, "models/a")
     draft.write("weights", b"hello")
-    for name in ("metrics.jsonl", "samples.jsonl", "timing.jsonl", "wandb/run/x", "checkpoints/writer"):
+    for name in (
+        "evaluations.jsonl",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "timing.jsonl",
+        "wandb/run/x",
+        "checkpoints/writer",
+    ):
         draft.folder.write(name, b"1")
     made = draft.commit({})
     kept = set(made.folder.files())

@@ -39,6 +39,17 @@ def test_a_step_that_is_repeated_is_logged_once(tmp_path, monkeypatch):
     assert recording.records == [first, checkpoint, second, {"step": 30, "loss": 1.0}]
 
 
+def test_what_is_measured_of_a_step_long_past_is_logged_and_holds_up_nothing(tmp_path, monkeypatch):
+    recording = Recording()
+    monkeypatch.setattr(WandbRun, "_open", lambda self: recording)
+    run = WandbRun(PretrainConfig(wandb="offline"), "pretrain", "1f", tmp_path)
+    run.log({"step": 20, "loss": 2.0})
+    run.log_aside({"step": 10, "heldout_loss": 3.0})
+    for step in (10, 20, 30):
+        run.log({"step": step, "loss": 2.0})
+    assert [record["step"] for record in recording.records] == [20, 10, 30]
+
+
 def test_a_command_that_goes_on_with_a_run_adds_what_it_lacks(tmp_path, monkeypatch):
     """The killed command had logged step 20, the newest checkpoint is of step 15."""
     recording = Recording(resumed_step=20)

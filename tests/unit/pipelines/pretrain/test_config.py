@@ -73,12 +73,21 @@ from pipelines.pretrain.config import PretrainConfig
         ({"optimizer": {"learning_rate": 1e-4}}, "min_learning_rate=0.0003 is above learning_rate=0.0001"),
         ({"optimizer": {"decay_shape": "linear"}}, "decay_shape=linear is an option of decay=wsd"),
         ({"optimizer": {"muon_momentum": 0.9}}, "muon_momentum=0.9 is an option of algorithm=muon"),
+        (
+            {"evaluate_beside": True, "evaluate_every": 7},
+            "evaluate_every=7: .* say how often by checkpoint_every",
+        ),
         ({"float8": True, "precision": "fp32"}, "leave out --precision fp32"),
     ],
 )
 def test_impossible_values_are_refused_with_the_mend(fields, message):
     with pytest.raises(ValueError, match=message):
         PretrainConfig(**fields)
+
+
+def test_checkpoints_that_are_evaluated_beside_are_not_evaluated_in_the_loop():
+    assert PretrainConfig(evaluate_beside=True).recipe(steps=9).evaluate_every == 0
+    assert PretrainConfig(evaluate_beside=True).what() == PretrainConfig().what()
 
 
 def test_how_is_not_hashed_and_what_is():
