@@ -51,7 +51,10 @@ class WandbRun:
         logged already.
         """
         if self._is_open():
+            reached = self._run.summary.get("step", 0)
             self._run.log(_numbers(metrics))
+            # A command that goes on with the run begins to log after it.
+            self._run.summary["step"] = max(reached, metrics["step"])
 
     def _is_open(self) -> bool:
         """Open the run if need be; False if there is to be none."""

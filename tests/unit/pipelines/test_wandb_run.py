@@ -23,6 +23,7 @@ class Recording:
 
     def log(self, record: dict[str, float]) -> None:
         self.records.append(record)
+        self.summary |= record
 
 
 def test_a_step_that_is_repeated_is_logged_once(tmp_path, monkeypatch):
@@ -48,6 +49,8 @@ def test_what_is_measured_of_a_step_long_past_is_logged_and_holds_up_nothing(tmp
     for step in (10, 20, 30):
         run.log({"step": step, "loss": 2.0})
     assert [record["step"] for record in recording.records] == [20, 10, 30]
+    run.log_aside({"step": 20, "heldout_loss": 2.5})
+    assert recording.summary["step"] == 30, "from where it goes on"
 
 
 def test_a_command_that_goes_on_with_a_run_adds_what_it_lacks(tmp_path, monkeypatch):
