@@ -12,14 +12,15 @@ that start again may need, nor memory. What came of it is written by the driver,
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import UserError
-from cluster.placement import Node, Share, assigned_device, room
+from cluster.placement import Share, assigned_device
 from llm.training.metrics_log import JsonLines, read_records
 from pipelines.checkpoint_mirror import kept_steps
 from pipelines.model_folder import EVALUATIONS
@@ -40,14 +41,28 @@ _LAST_SECONDS = 120.0
 _NICENESS = 10
 
 
-def place_beside(nodes: Sequence[Node], workers: int, each: Share) -> Share:
-    """What an evaluation may reserve beside so many workers that reserve `each`: a GPU if they do and one is
-    over, else as many CPUs as they, else nothing.
+def place_beside(free: Mapping[str, float], each: Share) -> Share:
+    """What an evaluation may reserve of what is free, beside workers that reserve `each`: a GPU if they do
+    and one is free, else as many CPUs as they, else nothing. So it never waits for anybody.
+
+    free: of one node, by Ray's names.
     """
-    if each.gpus and sum(node.gpus for node in nodes) > workers * each.gpus:
+    if each.gpus and free.get("GPU", 0) >= 1:
         return Share(0.0, gpus=1)
-    cpus = Share(each.cpus)
-    return cpus if cpus.cpus > 0 and room(nodes, cpus) > workers else Share(0.0)
+    return Share(each.cpus) if 0 < each.cpus <= free.get("CPU", 0) else Share(0.0)
+
+
+def most_free(each: Share) -> tuple[str, Share]:
+    """The node on which an evaluation is placed best at this moment, and what it may reserve there; where
+    nothing is free it is one that has CPUs, which the head of a cluster need not.
+    """
+    from ray._private.state import available_resources_per_node
+
+    free = available_resources_per_node()
+    cpus = {node["NodeID"]: node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]}
+    places = {node: place_beside(free.get(node, {}), each) for node in cpus}
+    best = max(places, key=lambda node: (places[node].gpus, places[node].cpus, cpus[node]))
+    return best, places[best]
 
 
 class EvaluationBeside:
@@ -58,45 +73,49 @@ class EvaluationBeside:
         evaluate: Evaluate,
         job: "TrainingJob",
         steps: int,
-        place: Share,
+        each: Share,
         say: Callable[[str], None],
         measured: Callable[[dict[str, Any]], None],
     ) -> None:
         """
         Args:
             steps: after which the run ends, with a checkpoint.
-            place: what an evaluation reserves.
+            each: what a worker reserves.
             say: told what the user is to read.
             measured: told of each evaluation, once it is written.
         """
-        self._evaluate, self._job, self._steps, self._place = evaluate, job, steps, place
+        self._evaluate, self._job, self._steps, self._each = evaluate, job, steps, each
         self._say, self._measured = say, measured
         job.workspace.restore([EVALUATIONS])
-        path = job.workspace.path / EVALUATIONS
-        self._log = JsonLines(path, steps)  # without what a killed driver wrote of a line
-        self._done = {record["step"] for record in read_records(path)}
-        self._due = not self._done.issuperset(kept_steps(job.workspace.folder)[:1])
-        self._begun = False
+        self._path = job.workspace.path / EVALUATIONS
+        kept = kept_steps(job.workspace.folder)
+        # Without what a killed driver wrote of a line, or another run of the name left on this machine.
+        self._log = JsonLines(self._path, max(kept, default=0))
+        self._done = {record["step"] for record in read_records(self._path)}
+        self._due = not self._done.issuperset(kept[:1])
         self._failures = 0
+        self._is_published = True
         self._running: ray.ObjectRef | None = None
 
     def look(self, records: Sequence[dict[str, Any]]) -> None:
         """Take what an evaluation has come to, and start one if there is a checkpoint for it; does not wait.
 
-        records: the workers', since the last look. Nothing is started before there are any of steps: workers
-            come first where there is little room.
+        records: the workers', since the last look. Nothing is started unless there are any of steps: workers
+            that start, maybe again, come first where there is little room.
         """
-        self._begun |= any("step" in record for record in records)
-        self._due |= any(_COMMITTED in record for record in records)
+        if any(_COMMITTED in record for record in records):
+            self._due, self._failures = True, 0
         if self._running is not None and ray.wait([self._running], timeout=0)[0]:
             self._take()
-        if self._running is None and self._due and self._begun:
+        if self._running is None and self._due and any("step" in record for record in records):
             self._start()
 
     def finish(self) -> None:
         """Wait a while for the evaluation of the last checkpoint. For a run that has ended well."""
         deadline = time.monotonic() + _LAST_SECONDS
+        self._failures = 0
         while self._steps not in self._done and self._failures <= _RETRIES:
+            began_before = self._running is not None  # and may have looked before the last checkpoint
             if self._running is None:
                 self._start()
             if not ray.wait([self._running], timeout=max(0.0, deadline - time.monotonic()))[0]:
@@ -105,8 +124,9 @@ class EvaluationBeside:
                     "training it was not evaluated; the manifest has the model's measures"
                 )
                 return
-            if not self._take() and not self._failures:
-                return
+            if not self._take() and not self._failures and not began_before:
+                break
+        self._publish()
 
     def close(self) -> None:
         """Drop the evaluation that is under way."""
@@ -116,8 +136,10 @@ class EvaluationBeside:
 
     def _start(self) -> None:
         self._due = False
-        options = {"num_cpus": self._place.cpus, "num_gpus": self._place.gpus}
-        threads = self._job.threads if self._place != Share(0.0) else 1
+        node, place = most_free(self._each)
+        options = {"num_cpus": place.cpus, "num_gpus": place.gpus}
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
+        threads = self._job.threads if place != Share(0.0) else 1
         asked = (self._evaluate, self._job, frozenset(self._done), threads)
         self._running = _evaluation.options(**options).remote(*asked)
 
@@ -126,20 +148,39 @@ class EvaluationBeside:
         ended, self._running = self._running, None
         try:
             record = ray.get(ended)
-            self._failures = 0
             if record is None or not self._job.ticket.is_current():
                 return False
-            self._done.add(record["step"])
-            self._log.append(record)
-            self._log.flush()
-            self._job.workspace.publish([EVALUATIONS])
+            self._write(record)
         except (ray.exceptions.RayError, OSError, UserError) as error:
             self._failures += 1
             self._due |= self._failures <= _RETRIES
             self._say(f"an evaluation beside the training failed: {_why(error)}; the training goes on")
             return False
+        self._failures = 0
         self._measured(record)
+        self._publish()
         return True
+
+    def _write(self, record: dict[str, Any]) -> None:
+        """Raises OSError; the log is then as it was."""
+        try:
+            self._log.append(record)
+            self._log.flush()
+        except OSError:
+            self._log = JsonLines(self._path, max(self._done, default=0))
+            raise
+        self._done.add(record["step"])
+        self._is_published = False
+
+    def _publish(self) -> None:
+        """What could not be published is, with the next evaluation or at the end."""
+        if self._is_published or not self._job.ticket.is_current():
+            return
+        try:
+            self._job.workspace.publish([EVALUATIONS])
+            self._is_published = True
+        except (OSError, UserError) as error:
+            self._say(f"{EVALUATIONS} stays on this machine for now: {_why(error)}")
 
 
 @ray.remote(max_calls=1, max_retries=0)

@@ -28,7 +28,7 @@ from cluster.errors import UserError
 from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
-from pipelines.evaluation_beside import Evaluate, EvaluationBeside, place_beside
+from pipelines.evaluation_beside import Evaluate, EvaluationBeside
 from pipelines.model_folder import CONFIG, TOKENIZER
 from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
@@ -136,10 +136,9 @@ def run_training(
 
         beside = None
         if evaluate is not None:
-            place = place_beside(cluster.nodes, workers, each)
-            if each.gpus and not place.gpus:
+            if each.gpus and cluster.gpus <= workers * each.gpus:
                 progress.say("no GPU is left for the evaluation beside the workers: it is done on CPUs")
-            beside = EvaluationBeside(evaluate, job, steps, place, progress.say, evaluated)
+            beside = EvaluationBeside(evaluate, job, steps, each, progress.say, evaluated)
         fit.start()
         while fit.is_alive():
             fit.join(_POLL_SECONDS)

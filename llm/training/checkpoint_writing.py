@@ -163,8 +163,9 @@ def _commit(place: CheckpointPlace, name: str, partial: Path, manifest: bytes) -
     place.mirror.seal(name, manifest)
     for old in superfluous(place.mirror.names(), name, place.keep, place.keep_every):
         place.mirror.remove(old)
-    for old in superfluous(checkpoints_in(place.folder), name, place.keep, keep_every=0):  # Only copies.
-        shutil.rmtree(place.folder / old)
+    for old in superfluous(checkpoints_in(place.folder), name, place.keep, keep_every=0):
+        # Only copies, which who reads one on this machine may be at.
+        shutil.rmtree(place.folder / old, ignore_errors=True)
 
 
 def superfluous(names: list[str], saved: str, keep: int, keep_every: int) -> list[str]:

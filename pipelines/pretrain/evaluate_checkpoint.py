@@ -47,6 +47,8 @@ def evaluate_newest(job: TrainingJob, done: frozenset[int], device: torch.device
         try:
             model = _model(job, path, device)
         except (OSError, ValueError):
+            if step_of(path.name) in kept_steps(folder) and path.exists():
+                raise
             continue
         _remove_older_copies(job, path)
         # Of the training split nothing is read but how large it is.
@@ -69,8 +71,10 @@ def _model(job: TrainingJob, path: Path, device: torch.device) -> LanguageModel:
     precision = json.loads((path / STATE).read_bytes()).get("precision")
     weights = read_weights(path)
     in_bf16 = precision == "bf16" and has_native_bf16(device)
-    model = build(job.model).to(torch.bfloat16 if in_bf16 else torch.float32).to_empty(device=device)
-    model.load_state_dict(weights)
+    model = build(job.model)
+    dtype = torch.bfloat16 if in_bf16 else torch.float32
+    placed = {name: weights.pop(name).to(device, dtype) for name in list(weights)}  # No second copy of all.
+    model.load_state_dict(placed, assign=True)
     return model
 
 

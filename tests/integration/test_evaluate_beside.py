@@ -1,7 +1,6 @@
 """Evaluation beside the training leaves the model as it is, and says what the loop would have said."""
 
-import os
-import signal
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -46,11 +45,12 @@ def local_ray():
 
 def kill_the_first_evaluation(killed: list[int], ended: threading.Event) -> None:
     while not killed and not ended.is_set():
-        for process in psutil.process_iter(["pid", "ppid", "cmdline"]):
-            if (process.info["cmdline"] or [""])[0].startswith("ray::_evaluation"):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-                return
+        for process in psutil.Process().children(recursive=True):  # Ray's, whom this process has started
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if (process.cmdline() or [""])[0].startswith("ray::_evaluation"):
+                    process.kill()
+                    killed.append(process.pid)
+                    return
         time.sleep(0.02)
 
 
