@@ -1,6 +1,6 @@
 """What `manta pretrain` costs beside the bare training step, and what a second process brings.
 
-    python -m tests.benchmarks.train_stage [--steps 12] [--rounds 3]
+    python -m tests.benchmarks.train_stage [--steps 8] [--rounds 3]
 
 A decoder of d_model 256 and 8 layers is trained in turns:
 
@@ -44,7 +44,7 @@ NAME, VOCAB_SIZE, SEQ_LEN = "benchmark", 512, 512
 PRESET = "quickstart-1m"
 SHAPE = {"d_model": 256, "n_layers": 8, "n_heads": 8, "n_kv_heads": 8, "d_ff": 688}
 LOG_EVERY = 2
-_POLL_SECONDS = 0.005
+_POLL_SECONDS = 0.05  # More often would cost the runs some per cent of two CPUs.
 _LIMIT_SECONDS = 600
 
 
@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=8, help="sequences in a step")
-    parser.add_argument("--steps", type=int, default=12, help="steps in a round")
+    parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
+    parser.add_argument("--steps", type=int, default=8, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     threads = torch.get_num_threads()
