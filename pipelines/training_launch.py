@@ -10,6 +10,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -107,21 +108,7 @@ def run_training(
     scratch = draft.workspace.path / "ray_train"
     # Nobody takes nodes back from a cluster of this machine alone, and watching for it is one more process.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1" if cluster.joined else "0"
-    trainer = _Trainer(
-        worker,
-        train_loop_config={"job": job},
-        torch_config=TorchConfig(
-            backend="cpu:gloo,cuda:nccl" if each.gpus else "gloo",
-            # Whoever watches the steps is to see a hang before torch does, which says less of it.
-            timeout_s=max(1800, int(4 * config.hang_timeout)),
-        ),
-        scaling_config=_scaling(config, each),
-        run_config=RunConfig(
-            name=stage,
-            storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=config.max_failures),
-        ),
-    )
+    trainer = _trainer(worker, stage, job, each, scratch)
     failures: list[str] = []
     fit = threading.Thread(target=_fit, args=(trainer, failures), name="ray-train", daemon=True)
     with (
@@ -156,6 +143,28 @@ def run_training(
     draft.include(latest[RESULT]["files"])
     counts: dict[str, Any] = latest[RESULT]["counts"]
     return counts
+
+
+def _trainer(
+    worker: Callable[[dict[str, Any]], None], stage: str, job: TrainingJob, each: Share, scratch: Path
+) -> TorchTrainer:
+    """each: what a worker reserves. scratch: for Ray Train's own files."""
+    config = job.config
+    return _Trainer(
+        worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if each.gpus else "gloo",
+            # Whoever watches the steps is to see a hang before torch does, which says less of it.
+            timeout_s=max(1800, int(4 * config.hang_timeout)),
+        ),
+        scaling_config=_scaling(config, each),
+        run_config=RunConfig(
+            name=stage,
+            storage_path=str(scratch),
+            failure_config=FailureConfig(max_failures=config.max_failures),
+        ),
+    )
 
 
 def _follow(
