@@ -51,7 +51,7 @@ def say_memory(
         ranks=layout.ranks // layout.replicate,
         precision=precision,
         checkpointing=config.activation_checkpointing == "full",
-        fused_norms=device.type == "cuda",
+        on_gpu=device.type == "cuda",
     )
     demand = Demand(
         job.model,

@@ -26,9 +26,7 @@ from typing import Literal
 
 from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_parts
-
-CHUNK_ELEMENTS = 1 << 21
-"""Logits that exist at a time: that of `llm/training/loss.py`, where a test keeps it."""
+from llm.training.loss_chunks import rows_at_a_time
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,10 @@ class Step:
     precision: Literal["bf16", "fp32"] = "bf16"
     checkpointing: bool = False
     """Whether blocks keep their input alone and compute the rest again in the backward pass."""
-    fused_norms: bool = True
-    """Whether RMSNorm is one kernel, as on GPUs. On a CPU it keeps two copies of its input in fp32."""
+    on_gpu: bool = True
+    """Whether a GPU computes. On a CPU RMSNorm keeps two copies of its input in fp32, and chunks of the loss
+    are smaller.
+    """
 
     @property
     def itemsize(self) -> int:
@@ -147,7 +147,7 @@ def _block(config: ModelConfig, step: Step, length: int, crosses: bool) -> int:
     if config.position == "rope":
         attention += a * (q + kv)
     if config.qk_norm:
-        attention += (2 * a if step.fused_norms else 2 * 4) * (q + kv) // 2
+        attention += (2 * a if step.on_gpu else 2 * 4) * (q + kv) // 2
     if config.position == "relative":
         attention += a * (config.n_heads * length + q)
     per_token = 2 * norm + attention + _feed_forward(config, a)
@@ -162,7 +162,7 @@ def _block(config: ModelConfig, step: Step, length: int, crosses: bool) -> int:
 
 def _norm(config: ModelConfig, step: Step) -> int:
     """Bytes that a norm keeps of one token."""
-    if config.norm == "rms" and not step.fused_norms:
+    if config.norm == "rms" and not step.on_gpu:
         return 2 * 4 * config.d_model
     return step.itemsize * config.d_model + (4 if config.norm == "rms" else 8)
 
@@ -202,14 +202,14 @@ def _working(config: ModelConfig, step: Step, parameters: int) -> int:
 def _loss(config: ModelConfig, step: Step) -> int:
     """`summed_cross_entropy` keeps the gradients of the hidden states and, in fp32, of the head.
 
-    forward    a chunk of logits in fp32; in bf16 also their gradients, and the product that is added to the
-               head's gradient
+    forward    a chunk of logits in fp32; in bf16 also their gradients and, on a CPU, the product that is
+               added to the head's gradient
     backward   both gradients again, scaled
     """
-    a, tokens = step.itemsize, step.micro_batch * step.seq_len
-    hidden, head = tokens * config.d_model * a, config.d_model * config.vocab_size
-    chunk = min(tokens, max(1, CHUNK_ELEMENTS // config.vocab_size)) * config.vocab_size
+    a, tokens, vocab = step.itemsize, step.micro_batch * step.seq_len, config.padded_vocab_size
+    hidden, head = tokens * config.d_model * a, config.d_model * vocab
+    chunk = min(tokens, rows_at_a_time(vocab, step.on_gpu)) * vocab
     cast = a if step.precision == "bf16" else 0
-    forward = hidden + (4 + cast) * (head + chunk)
+    forward = hidden + (4 if step.on_gpu else 4 + cast) * head + (4 + cast) * chunk
     backward = 2 * hidden + (4 + 4 + cast) * head
     return max(forward, backward)

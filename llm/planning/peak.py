@@ -6,8 +6,10 @@ import torch
 
 # Dense tensor-core peaks from the vendors' data sheets, FLOP/s in bf16.
 _GPU_PEAK_BF16 = {
+    "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -25,7 +27,7 @@ class PeakFlops:
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         self._device, self._dtypes = device, {dtype, torch.float32}
-        self._known = _data_sheet(device) if dtype == torch.bfloat16 else None
+        self._known = data_sheet_flops(device) if dtype == torch.bfloat16 else None
         self._best = self._known or self._measure(seconds=0.25)
 
     def now(self, reached: float = 0.0) -> float:
@@ -46,7 +48,8 @@ class PeakFlops:
         return max(measured_matmul_flops(self._device, each, size, seconds) for each in self._dtypes)
 
 
-def _data_sheet(device: torch.device) -> float | None:
+def data_sheet_flops(device: torch.device) -> float | None:
+    """What its maker says that a GPU multiplies at in bf16, FLOP/s; None of a CPU, or if it is not known."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
@@ -58,14 +61,20 @@ def _data_sheet(device: torch.device) -> float | None:
 def measured_matmul_flops(device: torch.device, dtype: torch.dtype, size: int, seconds: float) -> float:
     """The best FLOP/s of square matmuls within about `seconds`, on the threads this process uses.
 
-    The matrices are small on a CPU's account: many tries find a moment in which nobody else computes.
+    The matrices are small on a CPU's account: many tries find a moment in which nobody else computes. A GPU
+    is given several products at a time, so that none waits for the program; and random numbers, since it
+    multiplies ones on less power, and so faster.
     """
-    a = torch.ones(size, size, device=device, dtype=dtype)
+    on_gpu = device.type == "cuda"
+    generator = torch.Generator(device).manual_seed(0)
+    a = torch.randn(size, size, device=device, generator=generator).to(dtype)
     best, deadline = float("inf"), time.perf_counter() + seconds
+    products = 8 if on_gpu else 1
     while time.perf_counter() < deadline:
         started = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
+        for _ in range(products):
+            a @ a
+        if on_gpu:
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
+        best = min(best, (time.perf_counter() - started) / products)
     return 2 * size**3 / best

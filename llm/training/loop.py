@@ -119,7 +119,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         checkpoint_activations(block, recipe.activation_checkpointing)
         if recipe.compile:
             block.compile()
-    loss_sum = run.loss_sum or language_model_loss(model)
+    loss_sum = run.loss_sum or language_model_loss(model, compiled=recipe.compile)
     device = next(model.parameters()).device
     split = StepSplit(device)
 
@@ -186,6 +186,7 @@ def language_model_loss(
     opening_id: int | None = None,
     ranks: Ranks | None = None,
     z_loss: float = 0.0,
+    compiled: bool = False,
 ) -> Callable[..., Any]:
     """The summed cross-entropy of a micro-batch, inside `model`'s forward for FSDP's sake.
 
@@ -194,6 +195,7 @@ def language_model_loss(
             an encoder-decoder, each that is written: those that are read end with <eos>.
         ranks: how the model is divided. With gradients, the sum is then over this rank's part of each row.
         z_loss: coefficient of the z-loss; above 0 what is returned is both in one, and the z-loss.
+        compiled: as of `summed_cross_entropy`.
     """
 
     def loss_sum(*micro_batch: Tensor) -> Any:
@@ -211,10 +213,8 @@ def language_model_loss(
             if model.config.family == "encoder":  # Most tokens are not masked: their logits are not made.
                 masked = targets != IGNORE
                 hidden, predicted = hidden[masked], targets[masked]
-            vocab_size = model.config.vocab_size
-            if not z_loss:
-                return summed_cross_entropy(hidden, head_weight, predicted, vocab_size, head_bias)
-            return with_z_loss(hidden, head_weight, predicted, vocab_size, head_bias, coefficient=z_loss)
+            what = hidden, head_weight, predicted, model.config.vocab_size, head_bias, compiled
+            return with_z_loss(*what, coefficient=z_loss) if z_loss else summed_cross_entropy(*what)
 
         if model.config.n_experts:
             inputs["row_weights"] = row_weights

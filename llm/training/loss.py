@@ -6,23 +6,27 @@
     d (cross-entropy + z-loss) / d logits = (1 + 2c · log Z) · softmax(h Wᵀ) − onehot(target)
 
 The z-loss keeps log Z near 0, which the cross-entropy leaves free to drift: in bf16 large logits are coarse.
-Logits of a few thousand rows exist at a time: gradients are taken in the forward pass, chunk by chunk, and
-only scaled in the backward pass. Matmuls run in the inputs' dtype, the softmax and every sum in fp32.
-(torch's own `linear_cross_entropy` does the same, but on a CPU it multiplies in fp32, 2.5 times slower than
-bf16.)
+Logits of some rows exist at a time (`loss_chunks.py`): gradients are taken in the forward pass, chunk by
+chunk, and only scaled in the backward pass. Matmuls run in the inputs' dtype, the softmax and every sum in
+fp32. (torch's own `linear_cross_entropy` does the same, but on a CPU it multiplies in fp32, 2.5 times slower
+than bf16.)
+
+The table of the head has some rows more than the vocabulary, so that matmuls are aligned. Their logits count
+as −∞.
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llm.training.loss_chunks import rows_at_a_time
+
 IGNORE = -100
 """Target of a position that has nothing to predict: padding, prompts, the end of a sample."""
-
-CHUNK_ELEMENTS = 1 << 21
-"""Logits that exist at a time: 8 MiB in fp32, about a CPU's share of the last-level cache."""
 
 
 def summed_cross_entropy(
@@ -31,6 +35,7 @@ def summed_cross_entropy(
     targets: Tensor,
     vocab_size: int,
     head_bias: Tensor | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """Sum over valid positions of −log p(target), in nats, an fp32 scalar.
 
@@ -40,8 +45,9 @@ def summed_cross_entropy(
         targets: (…) int64, `IGNORE` where there is nothing to predict.
         vocab_size: ids that may be predicted.
         head_bias: (padded_vocab_size,), added to the logits.
+        compiled: whether torch.compile makes what is done to logits one kernel or two, where it is nine.
     """
-    return with_z_loss(hidden, head_weight, targets, vocab_size, head_bias, coefficient=0.0)[0]
+    return with_z_loss(hidden, head_weight, targets, vocab_size, head_bias, compiled, coefficient=0.0)[0]
 
 
 def with_z_loss(
@@ -50,20 +56,22 @@ def with_z_loss(
     targets: Tensor,
     vocab_size: int,
     head_bias: Tensor | None = None,
+    compiled: bool = False,
     *,
     coefficient: float,
 ) -> tuple[Tensor, Tensor]:
     """(summed cross-entropy + summed z-loss, the z-loss in it), fp32 scalars; only the sum has a gradient.
 
-    The first five arguments are those of `summed_cross_entropy`.
+    The first six arguments are those of `summed_cross_entropy`.
     """
-    bias = None if head_bias is None else head_bias[:vocab_size]
     sums: tuple[Tensor, Tensor] = _SummedCrossEntropy.apply(
         hidden.flatten(0, -2),
-        head_weight[:vocab_size],
-        bias,
+        head_weight,
+        head_bias,
         targets.flatten(),
+        vocab_size,
         coefficient,
+        _compiled() if compiled else _loss_and_gradient,
         torch.is_grad_enabled(),
     )
     return sums
@@ -90,37 +98,30 @@ class _SummedCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         targets: Tensor,
+        vocab_size: int,
         coefficient: float,
+        loss_and_gradient: Callable[..., tuple[Tensor, Tensor, Tensor]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        """hidden (rows, d_model), weight (vocab, d_model), bias (vocab,), targets (rows,) -> fp32 scalars."""
+        """hidden (rows, d_model), weight (padded_vocab_size, d_model), bias (padded_vocab_size,), targets
+        (rows,) -> fp32 scalars.
+        """
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         z_loss = torch.zeros_like(total)
         grad_hidden = torch.empty_like(hidden)
         trained = ctx.needs_input_grad[1]  # A frozen head saves a third of the time and a table of fp32.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for chunk in _chunks(len(hidden), len(weight)):
-            logits = F.linear(hidden[chunk], weight, bias).float()
-            valid = (targets[chunk] != IGNORE).unsqueeze(1)
-            target = targets[chunk].unsqueeze(1).where(valid, 0)
-            target_logit = logits.gather(1, target)
-            # e^(logits − their maximum) in place of the logits: one exponential gives log Z and softmax.
-            most = logits.amax(dim=-1, keepdim=True)
-            exponentials = logits.sub_(most).exp_()
-            sums = exponentials.sum(dim=-1, keepdim=True)
-            log_normaliser = sums.log() + most
-            total += (log_normaliser - target_logit).where(valid, 0).sum()
-            if coefficient:
-                z_loss += coefficient * log_normaliser.square().where(valid, 0).sum()
+        for chunk in _chunks(len(hidden), rows_at_a_time(len(weight), hidden.is_cuda)):
+            loss, z, grad_logits = loss_and_gradient(
+                F.linear(hidden[chunk], weight, bias), targets[chunk], vocab_size, coefficient
+            )
+            total += loss
+            z_loss += z
             if not with_gradient:
                 continue
-            weights = (1 + 2 * coefficient * log_normaliser) if coefficient else 1.0
-            grad_logits = exponentials.mul_((weights / sums).where(valid, 0))
-            grad_logits.scatter_add_(1, target, -valid.to(torch.float32))
             if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-            grad_logits = grad_logits.to(hidden.dtype)
+                grad_bias += grad_logits.sum(0, dtype=torch.float32)
             torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad_logits.T, hidden[chunk])
@@ -132,23 +133,54 @@ class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(  # type: ignore[override]
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
         if grad_bias is not None:
             grad_bias = (grad_bias * grad).to(ctx.weight_dtype)
-        return grad_hidden * grad, grad_weight, grad_bias, None, None, None
+        return grad_hidden * grad, grad_weight, grad_bias, None, None, None, None, None
+
+
+def _loss_and_gradient(
+    logits: Tensor, targets: Tensor, vocab_size: int, coefficient: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """logits (rows, padded_vocab_size), which may be overwritten, targets (rows,) -> the summed cross-entropy
+    and z-loss, fp32 scalars, and the gradient of both by the logits, like these.
+    """
+    dtype, logits = logits.dtype, logits.float()
+    logits[:, vocab_size:] = -torch.inf
+    valid = (targets != IGNORE).unsqueeze(1)
+    target = targets.unsqueeze(1).where(valid, 0)
+    target_logit = logits.gather(1, target)
+    # e^(logits − their maximum) in place of the logits: one exponential gives log Z and softmax.
+    most = logits.amax(dim=-1, keepdim=True)
+    exponentials = logits.sub_(most).exp_()
+    sums = exponentials.sum(dim=-1, keepdim=True)
+    log_normaliser = sums.log() + most
+    loss = (log_normaliser - target_logit).where(valid, 0).sum()
+    z_loss = coefficient * log_normaliser.square().where(valid, 0).sum()
+    weights = (1 + 2 * coefficient * log_normaliser).where(valid, 0)
+    gradient = exponentials.mul_(weights / sums).to(dtype)
+    # The target's own, which two of nearly the same size leave, is rounded after they were subtracted.
+    at_target = weights * (target_logit - log_normaliser).exp() - valid.to(torch.float32)
+    return loss, z_loss, gradient.scatter_(1, target, at_target.to(dtype))
+
+
+@cache
+def _compiled() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    return torch.compile(_loss_and_gradient)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a b, without a matrix of the product where the dtypes allow it."""
+    """total += a b, without a matrix of the product where there is a kernel for it."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += a @ b
 
 
-def _chunks(rows: int, vocab: int) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // vocab)
+def _chunks(rows: int, size: int) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -71,7 +71,12 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: {"examples_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
-                loss_sum=language_model_loss(model, lessons.opening_ids[0], z_loss=config.optimizer.z_loss),
+                loss_sum=language_model_loss(
+                    model,
+                    lessons.opening_ids[0],
+                    z_loss=config.optimizer.z_loss,
+                    compiled=config.compile,
+                ),
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, lessons.flops_per_token),
                 may_write=Claim(job).holds,

@@ -49,7 +49,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         model = sharded_model(job, device, precision, weights=None, ranks=ranks)
         z_loss, pipeline = config.optimizer.z_loss, None
         if isinstance(model, DecoderStage):
-            pipeline = Pipeline(model, ranks, device, opening_id, z_loss)
+            pipeline = Pipeline(model, ranks, device, opening_id, z_loss, config.compile)
         heldout = held_out(model, source, config, opening_id, (ranks.place.data, ranks.layout.data))
         train(
             TrainingRun(
@@ -64,7 +64,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: loader.state(steps * config.global_batch),
                 check_data_state=loader.check_state,
                 evaluate=heldout.in_training,
-                loss_sum=language_model_loss(model, opening_id, ranks, z_loss),
+                loss_sum=language_model_loss(model, opening_id, ranks, z_loss, config.compile),
                 backward=pipeline.backward if pipeline else None,
                 copies=ranks.layout.copies,
                 attachments=job.attachments,

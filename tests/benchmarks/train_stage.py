@@ -1,8 +1,9 @@
 """What `manta pretrain` costs beside the bare training step, and what a second process brings.
 
     python -m tests.benchmarks.train_stage [--steps 8] [--rounds 3]
+    python -m tests.benchmarks.train_stage --device cuda --preset llama-350m --steps 60 --compile
 
-A decoder of d_model 256 and 8 layers is trained in turns:
+A decoder, by default of d_model 256 and 8 layers, is trained in turns:
 
   bare        our step in a loop, in one process with all threads, on random tokens in memory
   stage       `manta pretrain` with one worker and as many threads: Ray Train, loader, metrics, watcher. Its
@@ -10,7 +11,10 @@ A decoder of d_model 256 and 8 layers is trained in turns:
               happens between steps.
   apart       as many bare loops as there are threads, each in a process of one thread with its share of the
               batch, at once, which do not know of each other: what perfect processes would do here
-  together    `manta pretrain` with as many workers of one thread: FSDP over gloo
+  sharded     the same processes with one model between them: FSDP over gloo
+  together    `manta pretrain` with as many workers of one thread: the same, through Ray Train
+
+On a GPU there are the first two alone.
 
 The last line is one JSON object.
 """
@@ -34,7 +38,7 @@ import torch
 from cluster.artifacts.draft import Draft
 from cluster.artifacts.store import ArtifactStore
 from llm.data.shards import SHARDS_FILE, ShardWriter, shards_json
-from llm.models.config import ModelConfig
+from llm.models.presets import model_config
 from llm.tokenizer.load import MODEL_FILE, Tokenizer
 from llm.tokenizer.train import train_tokenizer
 from llm.training.precision import choose_precision
@@ -52,48 +56,70 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--preset", help="a shape of `manta models`, in place of the one above")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
     parser.add_argument("--steps", type=int, default=8, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     threads = torch.get_num_threads()
-    config = ModelConfig(vocab_size=VOCAB_SIZE, max_seq_len=SEQ_LEN, head_dim=32, **SHAPE)
-    precision = choose_precision("auto", torch.device("cpu"))
-    whole = Task(config, options.batch, options.batch, SEQ_LEN, precision, False, threads)
+    fields = {} if options.preset else SHAPE
+    config = model_config(options.preset or PRESET, VOCAB_SIZE, max_seq_len=SEQ_LEN, **fields)
+    precision = choose_precision("auto", torch.device(options.device))
+    whole = Task(
+        config, options.batch, options.batch, SEQ_LEN, precision, options.compile, threads, options.device
+    )
     share = replace(whole, batch=options.batch // threads, micro_batch=options.batch // threads, threads=1)
-    bare, apart = Contender("ours", whole), [Contender("ours", share) for _ in range(threads)]
+    bare = Contender("ours", whole)
     rates: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="manta-") as folder:
+        apart, sharded = [], []
+        if options.device == "cpu":
+            one_model = replace(share, ranks=threads, store=str(Path(folder) / "store"))
+            apart = [Contender("ours", share) for _ in range(threads)]
+            sharded = [Contender("ours", replace(one_model, rank=rank)) for rank in range(threads)]
         os.environ["RAY_TMPDIR"] = folder  # where a command looks for a Ray that runs already
-        make_tokens(ArtifactStore(folder), options.batch * SEQ_LEN * (options.steps + 1))
-        for contender in (bare, *apart):
-            contender.take(1)
+        make_tokens(ArtifactStore(folder), options.batch * SEQ_LEN * (options.steps + LOG_EVERY))
+        for group in ([bare], apart, sharded):
+            take_at_once(group, 1)
         for number in range(options.rounds):
             one = f"one-{number}", options.batch, 1, threads
             several = f"several-{number}", options.batch // threads, threads, 1
             rates["bare"].append(bare.take(options.steps).tokens_per_second)
             rates["stage"].append(stage_rate(Path(folder), options, *one))
-            for each in apart:
-                each.begin(options.steps)
-            rates["apart"].append(sum(each.finish().tokens_per_second for each in apart))
-            rates["together"].append(stage_rate(Path(folder), options, *several))
+            if apart:
+                rates["apart"].append(take_at_once(apart, options.steps))
+                rates["sharded"].append(take_at_once(sharded, options.steps))
+                rates["together"].append(stage_rate(Path(folder), options, *several))
             print(
                 f"round {number + 1}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()), flush=True
             )
-    for contender in (bare, *apart):
-        contender.end()
-    print(json.dumps(summary(rates) | {"precision": precision, "threads": threads, "rounds": options.rounds}))
+        for contender in (bare, *apart, *sharded):
+            contender.end()
+    how = {"precision": precision, "threads": threads, "rounds": options.rounds, "device": options.device}
+    print(json.dumps(summary(rates) | how))
+
+
+def take_at_once(contenders: list[Contender], steps: int) -> float:
+    """Tokens a second of all together."""
+    for each in contenders:
+        each.begin(steps)
+    return sum(each.finish().tokens_per_second for each in contenders)
 
 
 def summary(rates: dict[str, list[float]]) -> dict[str, Any]:
     """Medians, in tokens a second, and what matters of them."""
     median = {name: statistics.median(each) for name, each in rates.items()}
+    shares = {"stage_of_bare": round(median["stage"] / median["bare"], 3)}
+    if "apart" in median:
+        shares["sharded_of_apart"] = round(median["sharded"] / median["apart"], 3)
+        shares["together_of_apart"] = round(median["together"] / median["apart"], 3)
     return {
         "benchmark": "train_stage",
         "unit": "tokens/s",
         **{name: round(each) for name, each in median.items()},
-        "stage_of_bare": round(median["stage"] / median["bare"], 3),
-        "together_of_apart": round(median["together"] / median["apart"], 3),
+        **shares,
         **{f"{name}_spread": [round(min(each)), round(max(each))] for name, each in rates.items()},
     }
 
@@ -143,9 +169,12 @@ def stage_rate(
         "log-every": LOG_EVERY,
         "evaluate-every": 0,
         "checkpoint-every": 10 * options.steps,
-    } | {f"model.{field.replace('_', '-')}": value for field, value in SHAPE.items()}
+    }
+    if not options.preset:
+        numbers |= {f"model.{field.replace('_', '-')}": value for field, value in SHAPE.items()}
     command = [sys.executable, "-m", "pipelines.cli", "pretrain", "--root", str(root), "--name", name]
-    command += ["--tokens", NAME, "--model.preset", PRESET, "--model.max-seq-len", str(SEQ_LEN)]
+    command += ["--tokens", NAME, "--model.preset", options.preset or PRESET]
+    command += ["--model.max-seq-len", str(SEQ_LEN), *(["--compile"] if options.compile else [])]
     command += ["--wandb", "disabled", *(part for k, v in numbers.items() for part in (f"--{k}", str(v)))]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     first, last = times_of_lines(root, name, LOG_EVERY, options.steps + LOG_EVERY, running)

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from llm.models.config import ModelConfig
 from llm.models.load import build
 from llm.models.parameters import parameter_count
+from llm.training.activation_checkpointing import checkpoint_activations
+from llm.training.float8 import use_float8
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
 from llm.training.optimizer import adamw
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.precision import Precision
+from llm.training.recipe import Activations
 from llm.training.step import train_step
 
 LEARNING_RATE, WEIGHT_DECAY, BETAS, CLIP_NORM = 1e-3, 0.1, (0.9, 0.95), 1.0
@@ -46,6 +49,17 @@ class Task:
     precision: Precision
     compile: bool
     threads: int
+    device: str = "cpu"
+    """Or "cuda"."""
+    activation_checkpointing: Activations = "none"
+    """Of ours,"""
+    float8: bool = False
+    """and whether its blocks multiply in float8."""
+    rank: int = 0
+    ranks: int = 1
+    """Processes that shard the model of ours, of which this is one,"""
+    store: str | None = None
+    """and a file in which they find each other."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +70,33 @@ class Round:
     loss: float
     """Of the last step."""
     peak_bytes: int
-    """The most memory that the process has held by then."""
+    """The most memory that the process, or on a GPU torch, has held by then."""
 
 
 def ours(task: Task) -> Step:
-    """A step as the pre-training worker takes it: FSDP2 at degree one where it is bf16, chunked loss."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    """A step as the pre-training worker takes it: FSDP2, at degree one where it is bf16; chunked loss."""
+    device = torch.device(task.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(0)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    store = dist.FileStore(task.store, task.ranks) if task.store else dist.HashStore()
+    dist.init_process_group(backend, store=store, rank=task.rank, world_size=task.ranks)
     model = build(task.config)
-    shard(model, data_mesh(torch.device("cpu")), task.precision)
-    model.to_empty(device="cpu")
+    if task.float8:
+        use_float8(model, device)
+    shard(model, data_mesh(device), task.precision)
+    model.to_empty(device=device)
     model.init_weights(seed=0)
     optimizer = adamw(model, LEARNING_RATE, WEIGHT_DECAY, BETAS)
-    if task.compile:
-        for block in model.blocks:
+    for block in model.blocks:
+        checkpoint_activations(block, task.activation_checkpointing)
+        if task.compile:
             block.compile()
+    loss = language_model_loss(model, compiled=task.compile)
 
     def step(tokens: Tensor) -> float:
         parts = [(part, next_token_targets(part)) for part in tokens.split(task.micro_batch)]
-        return train_step(model, optimizer, parts, language_model_loss(model), LEARNING_RATE, CLIP_NORM).loss
+        return train_step(model, optimizer, parts, loss, LEARNING_RATE, CLIP_NORM).loss
 
     return step
 
@@ -83,20 +106,20 @@ def transformers(task: Task) -> Step:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = task.config
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=config.padded_vocab_size,
-            hidden_size=config.d_model,
-            intermediate_size=config.d_ff,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            num_key_value_heads=config.n_kv_heads,
-            max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=config.tie_embeddings,
-            use_cache=False,
-        )
+    shape = LlamaConfig(
+        vocab_size=config.padded_vocab_size,
+        hidden_size=config.d_model,
+        intermediate_size=config.d_ff,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_kv_heads,
+        max_position_embeddings=config.max_seq_len,
+        rms_norm_eps=config.norm_eps,
+        tie_word_embeddings=config.tie_embeddings,
+        use_cache=False,
     )
+    with torch.device(task.device):
+        model = LlamaForCausalLM(shape)
     return _usual_loop(task, model, lambda forward, tokens: forward(input_ids=tokens, labels=tokens).loss)
 
 
@@ -106,23 +129,23 @@ def litgpt(task: Task) -> Step:
     from litgpt.utils import chunked_cross_entropy
 
     config = task.config
-    model = GPT(
-        Config(
-            block_size=config.max_seq_len,
-            padded_vocab_size=config.padded_vocab_size,
-            n_layer=config.n_layers,
-            n_head=config.n_heads,
-            n_query_groups=config.n_kv_heads,
-            n_embd=config.d_model,
-            intermediate_size=config.d_ff,
-            rotary_percentage=1.0,
-            parallel_residual=False,
-            bias=False,
-            norm_class_name="RMSNorm",
-            norm_eps=config.norm_eps,
-            mlp_class_name="LLaMAMLP",
-        )
+    shape = Config(
+        block_size=config.max_seq_len,
+        padded_vocab_size=config.padded_vocab_size,
+        n_layer=config.n_layers,
+        n_head=config.n_heads,
+        n_query_groups=config.n_kv_heads,
+        n_embd=config.d_model,
+        intermediate_size=config.d_ff,
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+        norm_class_name="RMSNorm",
+        norm_eps=config.norm_eps,
+        mlp_class_name="LLaMAMLP",
     )
+    with torch.device(task.device):
+        model = GPT(shape)
     model.max_seq_length = task.seq_len
     if config.tie_embeddings:
         model.lm_head.weight = model.transformer.wte.weight
@@ -143,7 +166,7 @@ def _usual_loop(task: Task, model: nn.Module, loss_of: Callable[[Any, Tensor], T
     def step(tokens: Tensor) -> float:
         parts, total = tokens.split(task.micro_batch), 0.0
         for part in parts:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=task.precision == "bf16"):
+            with torch.autocast(task.device, dtype=torch.bfloat16, enabled=task.precision == "bf16"):
                 loss = loss_of(forward, part) / len(parts)
             loss.backward()
             total += loss.item()
@@ -164,14 +187,23 @@ def serve(name: str, task: Task) -> None:
     torch.manual_seed(0)
     step = TRAINERS[name](task)
     for line in sys.stdin:
-        batches = [
-            torch.randint(task.config.vocab_size, (task.batch, task.seq_len)) for _ in range(int(line))
-        ]
+        shape = (task.batch, task.seq_len)
+        batches = [torch.randint(task.config.vocab_size, shape, device=task.device) for _ in range(int(line))]
+        _wait_for(task.device)
         began = time.perf_counter()
         losses = [step(tokens) for tokens in batches]
+        _wait_for(task.device)
         rate = sum(tokens.numel() for tokens in batches) / (time.perf_counter() - began)
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if task.device == "cuda":
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(asdict(Round(rate, losses[-1], peak))), flush=True)
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 class Contender:

@@ -26,7 +26,7 @@ from llm.models.layers import Block
 from llm.models.load import build
 from llm.models.positions.rope import rotation
 from llm.models.presets import model_config
-from llm.training.loss import CHUNK_ELEMENTS
+from llm.training.loss_chunks import rows_at_a_time
 from llm.training.parallel.layout import ParallelLayout
 from llm.training.parallel.parallelize import parallelize
 from llm.training.parallel.pipeline import DecoderStage
@@ -102,7 +102,9 @@ def dry_run(
         one = _block_activations(config, ranks, micro_batch, seq_len, precision)
         under_way = layout.pipeline - ranks.place.pipeline
     rows = micro_batch * seq_len // layout.context // layout.tensor
-    loss = 4 * CHUNK_ELEMENTS + width * rows * config.d_model + 4 * config.vocab_size * config.d_model
+    vocab = config.padded_vocab_size
+    chunk = min(rows, rows_at_a_time(vocab, on_gpu=True)) * vocab
+    loss = 4 * chunk + width * rows * config.d_model + 4 * vocab * config.d_model
     last = ranks.place.pipeline == layout.pipeline - 1
     return RankMemory(
         rank=rank,

@@ -54,7 +54,7 @@ class DecoderStage(Decoder):
             self.norm = self.head = None
         self.ranks = ranks
         self.opening_id: int | None = None
-        self.z_loss = 0.0
+        self.z_loss, self.compiled = 0.0, False
         self.tokens = 1
         """Of the global batch: what losses are divided by."""
 
@@ -90,7 +90,14 @@ class DecoderStage(Decoder):
             return hidden
         hidden = hidden * self.config.logit_scale
         vocab_size = self.config.vocab_size
-        loss, z_loss = with_z_loss(hidden, self.head_weight, targets, vocab_size, coefficient=self.z_loss)
+        loss, z_loss = with_z_loss(
+            hidden,
+            self.head_weight,
+            targets,
+            vocab_size,
+            compiled=self.compiled,
+            coefficient=self.z_loss,
+        )
         if router_losses:
             loss = with_router_losses(loss, router_losses, row_weights)
         return torch.stack((loss, z_loss))
@@ -143,6 +150,7 @@ class Pipeline:
     Args:
         opening_id: the token with which each document of a row begins, if they are not to see each other.
         z_loss: coefficient of the z-loss.
+        compiled: as of `summed_cross_entropy`.
     """
 
     def __init__(
@@ -152,9 +160,10 @@ class Pipeline:
         device: torch.device,
         opening_id: int | None = None,
         z_loss: float = 0.0,
+        compiled: bool = False,
     ) -> None:
         self._model, self._ranks = model, ranks
-        model.opening_id, model.z_loss = opening_id, z_loss
+        model.opening_id, model.z_loss, model.compiled = opening_id, z_loss, compiled
         place, stages = ranks.place, ranks.layout.pipeline
         self._stage = _Stage(model, place.pipeline, stages, device, group=ranks.pipeline)
         self._schedules: dict[int, Schedule1F1B] = {}

@@ -1,12 +1,18 @@
 """The decoder against transformers' LlamaForCausalLM, and the promises of its initialisation."""
 
+from unittest import mock
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llm.models import initial
 from llm.models.config import ModelConfig
 from llm.models.decoder import Decoder
 from llm.models.heads import DecoderWithScalar, last_token_scores
 from llm.models.hugging_face.llama import LLAMA
+from llm.models.initial import initial_value
 from llm.models.load import build, load_model, save_model
 from llm.models.presets import PRESETS, model_config
 
@@ -89,6 +95,18 @@ def test_meta_initialisation_equals_direct_bitwise_and_differs_by_seed():
         assert "norm" in name or not torch.equal(a, c), name
 
 
+@given(height=st.integers(1, 40), width=st.integers(1, 9), block=st.integers(1, 60), data=st.data())
+def test_rows_of_a_matrix_are_drawn_as_they_are_in_the_whole(height, width, block, data):
+    first = data.draw(st.integers(0, height))
+    rows = range(first, data.draw(st.integers(first, height)))
+    config = model_config("t5-tiny", 300)
+    for name in ("blocks.0.attention.qkv.weight", "blocks.0.mlp.down.weight", "norm.weight"):
+        shape = torch.Size((height, width) if "blocks" in name else (height,))
+        with mock.patch.object(initial, "_BLOCK", block):
+            whole = initial_value(name, shape, config, seed=3)
+            assert torch.equal(initial_value(name, shape, config, 3, rows), whole[rows.start : rows.stop])
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_initial_scale_is_what_the_table_says(tied):
     model = make(d_model=128, d_ff=256, tie_embeddings=tied)
@@ -98,6 +116,11 @@ def test_initial_scale_is_what_the_table_says(tied):
     assert std["blocks.1.mlp.gate_up.weight"] == pytest.approx(128**-0.5, rel=0.03)
     assert std["blocks.1.mlp.down.weight"] == pytest.approx(256**-0.5 / 2, rel=0.03)  # two layers: sqrt(4)
     assert std["blocks.0.attention.out.weight"] == pytest.approx(128**-0.5 / 2, rel=0.03)
+    both = build(model_config("t5-tiny", 500, d_model=128, n_heads=4, n_kv_heads=4, d_ff=256))
+    assert (name := "decoder.blocks.1.mlp.down.weight") in dict(both.named_parameters())
+    assert initial_value(name, torch.Size((128, 256)), both.config, 0).std() == pytest.approx(
+        1 / 16, rel=0.03
+    )
 
 
 def test_right_padding_and_positions_do_not_change_earlier_logits():

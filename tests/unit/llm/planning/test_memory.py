@@ -13,8 +13,7 @@ from llm.models.config import ModelConfig
 from llm.models.load import build
 from llm.models.parameters import parameter_count
 from llm.models.presets import model_config
-from llm.planning.memory import CHUNK_ELEMENTS, Step, training_memory
-from llm.training import loss as chunked
+from llm.planning.memory import Step, training_memory
 from llm.training.loss import next_token_targets, summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.parallel.fsdp import data_mesh, shard
@@ -92,7 +91,7 @@ def measured(config: ModelConfig, step: Step) -> int:
 )
 def test_the_estimate_is_within_a_tenth_of_a_measured_step(preset, fields, how):
     config = model_config(preset, vocab_size=256, **fields)
-    step = Step(**{"micro_batch": 4, "seq_len": 64, "precision": "fp32", "fused_norms": False} | how)
+    step = Step(**{"micro_batch": 4, "seq_len": 64, "precision": "fp32", "on_gpu": False} | how)
     assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
 
 
@@ -100,7 +99,7 @@ def test_the_estimate_is_within_a_tenth_of_a_measured_step(preset, fields, how):
 def test_it_is_in_bf16_too(micro_batches):
     """Where whole weights and gradients of a block count for something."""
     config = model_config("tiny-100k", vocab_size=256, **SHAPE | {"d_ff": 172, "n_layers": 3})
-    step = Step(2, 32, micro_batches=micro_batches, precision="bf16", fused_norms=False)
+    step = Step(2, 32, micro_batches=micro_batches, precision="bf16", on_gpu=False)
     assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
 
 
@@ -109,12 +108,8 @@ def test_two_ranks_halve_the_state_but_accumulate_whole_gradients():
     of three counts. Whole gradients would be 18 % more.
     """
     config = model_config("tiny-100k", vocab_size=256, **SHAPE | {"d_ff": 344, "d_model": 128})
-    steps = [Step(1, 32, micro_batches=n, ranks=2, precision="fp32", fused_norms=False) for n in (1, 2)]
+    steps = [Step(1, 32, micro_batches=n, ranks=2, precision="fp32", on_gpu=False) for n in (1, 2)]
     runs = in_turn([(2, measured, (config, step)) for step in steps for _ in range(3)])
     for number, step in enumerate(steps):
         lowest = min(seen for ranks in runs[3 * number : 3 * number + 3] for seen in ranks)
         assert training_memory(config, step).peak == pytest.approx(lowest, rel=0.15)
-
-
-def test_the_chunk_is_that_of_the_loss():
-    assert CHUNK_ELEMENTS == chunked.CHUNK_ELEMENTS
