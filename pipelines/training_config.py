@@ -118,7 +118,7 @@ class TrainingConfig(WandbConfig):
     written, and the workers start again. The first step may take three times as long; 0 for never.
     """
     compile: How[bool] = False
-    """Compile the blocks with torch.compile (on a CPU this needs a C++ compiler)."""
+    """Compile the blocks, and on GPUs the loss, with torch.compile (on a CPU this needs a C++ compiler)."""
     activation_checkpointing: How[Activations] = "none"
     """What to compute again in the backward pass, for less memory: selective all but matrix products and
     attention, full everything in the blocks. The result is the same.

@@ -3,8 +3,9 @@
 Guarantee: the same values whether the module was built directly, or on the meta device and made real by
 `to_empty`, whole or sharded over any number of ranks; and adding a parameter changes no other.
 
-Numbers are drawn in blocks of rows, each with a generator of its own: threads share a large matrix, and of
-one that is sharded a rank draws only what it holds.
+Numbers are drawn in blocks of rows, each with a generator of its own: threads share a large matrix, and a
+rank draws only its own rows where it holds whole ones, as under FSDP. Of a matrix that is divided in another
+way, among tensor or expert ranks, it draws all.
 """
 
 import hashlib

@@ -208,7 +208,7 @@ def _loss(config: ModelConfig, step: Step) -> int:
     """
     a, tokens, vocab = step.itemsize, step.micro_batch * step.seq_len, config.padded_vocab_size
     hidden, head = tokens * config.d_model * a, config.d_model * vocab
-    chunk = min(tokens, rows_at_a_time(vocab, step.on_gpu)) * vocab
+    chunk = min(tokens, rows_at_a_time(tokens, vocab, step.on_gpu)) * vocab
     cast = a if step.precision == "bf16" else 0
     forward = hidden + (4 if step.on_gpu else 4 + cast) * head + (4 + cast) * chunk
     backward = 2 * hidden + (4 + 4 + cast) * head

@@ -7,6 +7,7 @@ import torch
 # Dense tensor-core peaks from the vendors' data sheets, FLOP/s in bf16.
 _GPU_PEAK_BF16 = {
     "B200": 2250e12,
+    "H200 NVL": 835e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,

@@ -213,8 +213,8 @@ def language_model_loss(
             if model.config.family == "encoder":  # Most tokens are not masked: their logits are not made.
                 masked = targets != IGNORE
                 hidden, predicted = hidden[masked], targets[masked]
-            what = hidden, head_weight, predicted, model.config.vocab_size, head_bias, compiled
-            return with_z_loss(*what, coefficient=z_loss) if z_loss else summed_cross_entropy(*what)
+            arguments = hidden, head_weight, predicted, model.config.vocab_size, head_bias, compiled
+            return with_z_loss(*arguments, coefficient=z_loss) if z_loss else summed_cross_entropy(*arguments)
 
         if model.config.n_experts:
             inputs["row_weights"] = row_weights

@@ -101,7 +101,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         vocab_size: int,
         coefficient: float,
-        loss_and_gradient: Callable[..., tuple[Tensor, Tensor, Tensor]],
+        loss_and_gradient: Callable[..., tuple[Tensor, Tensor, Tensor | None]],
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
         """hidden (rows, d_model), weight (padded_vocab_size, d_model), bias (padded_vocab_size,), targets
@@ -113,19 +113,22 @@ class _SummedCrossEntropy(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]  # A frozen head saves a third of the time and a table of fp32.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         grad_bias = None if bias is None else torch.zeros_like(bias, dtype=torch.float32)
-        for chunk in _chunks(len(hidden), rows_at_a_time(len(weight), hidden.is_cuda)):
+        size = rows_at_a_time(len(hidden), len(weight), hidden.is_cuda)
+        for start in range(0, len(hidden), size):
+            chunk = slice(start, start + size)
             loss, z, grad_logits = loss_and_gradient(
-                F.linear(hidden[chunk], weight, bias), targets[chunk], vocab_size, coefficient
+                F.linear(hidden[chunk], weight, bias), targets[chunk], vocab_size, coefficient, with_gradient
             )
             total += loss
             z_loss += z
-            if not with_gradient:
+            if grad_logits is None:
                 continue
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0, dtype=torch.float32)
             torch.mm(grad_logits, weight, out=grad_hidden[chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad_logits.T, hidden[chunk])
+            del grad_logits  # or it would be there beside the next chunk's
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         ctx.mark_non_differentiable(z_loss)
@@ -144,10 +147,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def _loss_and_gradient(
-    logits: Tensor, targets: Tensor, vocab_size: int, coefficient: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Tensor, targets: Tensor, vocab_size: int, coefficient: float, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """logits (rows, padded_vocab_size), which may be overwritten, targets (rows,) -> the summed cross-entropy
-    and z-loss, fp32 scalars, and the gradient of both by the logits, like these.
+    and z-loss, fp32 scalars, and the gradient of both by the logits, like these, or None.
     """
     dtype, logits = logits.dtype, logits.float()
     logits[:, vocab_size:] = -torch.inf
@@ -159,17 +162,22 @@ def _loss_and_gradient(
     exponentials = logits.sub_(most).exp_()
     sums = exponentials.sum(dim=-1, keepdim=True)
     log_normaliser = sums.log() + most
-    loss = (log_normaliser - target_logit).where(valid, 0).sum()
+    loss = (sums.log() + (most - target_logit)).where(valid, 0).sum()
     z_loss = coefficient * log_normaliser.square().where(valid, 0).sum()
+    if not with_gradient:
+        return loss, z_loss, None
     weights = (1 + 2 * coefficient * log_normaliser).where(valid, 0)
-    gradient = exponentials.mul_(weights / sums).to(dtype)
-    # The target's own, which two of nearly the same size leave, is rounded after they were subtracted.
-    at_target = weights * (target_logit - log_normaliser).exp() - valid.to(torch.float32)
-    return loss, z_loss, gradient.scatter_(1, target, at_target.to(dtype))
+    gradient = exponentials.mul_(weights / sums)
+    # p − 1 is taken in fp32 and then rounded: of a p that was rounded first it would leave little.
+    at_target = weights * ((target_logit - most).exp() / sums) - valid.to(torch.float32)
+    if gradient.is_cuda:  # The sooner it is rounded the fewer bytes are moved;
+        return loss, z_loss, gradient.to(dtype).scatter_(1, target, at_target.to(dtype))
+    # but a CPU's scatter makes a copy in fp32 of all that is not.
+    return loss, z_loss, gradient.scatter_(1, target, at_target).to(dtype)
 
 
 @cache
-def _compiled() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+def _compiled() -> Callable[..., tuple[Tensor, Tensor, Tensor | None]]:
     return torch.compile(_loss_and_gradient)
 
 
@@ -181,7 +189,3 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += a @ b
-
-
-def _chunks(rows: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, rows, size)]

@@ -51,7 +51,7 @@ class Recipe:
     0 to take all.
     """
     compile: bool = False
-    """Whether to compile each block (needs a C++ compiler on a CPU)."""
+    """Whether to compile each block, and on a GPU the loss (needs a C++ compiler on a CPU)."""
     activation_checkpointing: Activations = "none"
     """What each block does not keep for the backward pass but computes again."""
 

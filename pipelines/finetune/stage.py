@@ -15,7 +15,7 @@ from pipelines.finetune.config import FinetuneConfig
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.progress import console
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Artifact]:

@@ -14,7 +14,7 @@ from pipelines.pretrain.token_source import order_of
 from pipelines.progress import console
 from pipelines.token_shards import ranged_shards
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 _REPEATED = 4
 """Epochs up to which repeated text is worth almost as much as new (Muennighoff et al. 2023)."""
 

@@ -10,7 +10,7 @@ from pipelines.check_model import check_language_model
 from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
 from pipelines.reward.config import RewardConfig
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Artifact]:

@@ -1,7 +1,8 @@
 """Training speed: our step against the peers' models in a plain loop.
 
     python -m tests.benchmarks.train [--peer transformers|litgpt] [--compile]
-    python -m tests.benchmarks.train --device cuda --preset llama-1b --vocab-size 128256 --seq-len 2048 ...
+    python -m tests.benchmarks.train --device cuda --preset llama-1b --vocab-size 128256 --seq-len 2048 \
+        --micro-batch 8 --compile
 
 All train a Llama of one shape, from random weights on random tokens, in one precision, with AdamW (fused) and
 clipping (trainers.py); by default one of d_model 256, 8 layers, 8 heads, d_ff 688 and a vocabulary of 8,192.

@@ -86,7 +86,7 @@ def dry_run(
     """
     seq_len = seq_len or config.max_seq_len
     layout.check_model(config, seq_len)
-    with _as_rank(rank, layout.ranks):
+    with as_rank(rank, layout.ranks):
         ranks = arrange(layout, torch.device("cpu"))
         with torch.device("meta"):
             model = DecoderStage(config, ranks) if layout.pipeline > 1 else build(config)
@@ -103,8 +103,9 @@ def dry_run(
         under_way = layout.pipeline - ranks.place.pipeline
     rows = micro_batch * seq_len // layout.context // layout.tensor
     vocab = config.padded_vocab_size
-    chunk = min(rows, rows_at_a_time(vocab, on_gpu=True)) * vocab
-    loss = 4 * chunk + width * rows * config.d_model + 4 * vocab * config.d_model
+    chunk = min(rows, rows_at_a_time(rows, vocab, on_gpu=True)) * vocab
+    cast = width if precision == "bf16" else 0
+    loss = (4 + cast) * chunk + width * rows * config.d_model + 4 * vocab * config.d_model
     last = ranks.place.pipeline == layout.pipeline - 1
     return RankMemory(
         rank=rank,
@@ -185,7 +186,8 @@ class _Attend(torch.autograd.Function):
 
 
 @contextmanager
-def _as_rank(rank: int, ranks: int) -> Iterator[None]:
+def as_rank(rank: int, ranks: int) -> Iterator[None]:
+    """Be one of so many ranks, of which the others are not there: collectives return at once."""
     if dist.is_initialized():
         raise RuntimeError("a dry run takes the place of the process group: run it in a process without one")
     dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)

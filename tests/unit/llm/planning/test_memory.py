@@ -14,6 +14,7 @@ from llm.models.load import build
 from llm.models.parameters import parameter_count
 from llm.models.presets import model_config
 from llm.planning.memory import Step, training_memory
+from llm.training import loss_chunks
 from llm.training.loss import next_token_targets, summed_cross_entropy
 from llm.training.optimizer import adamw
 from llm.training.parallel.fsdp import data_mesh, shard
@@ -100,6 +101,18 @@ def test_it_is_in_bf16_too(micro_batches):
     """Where whole weights and gradients of a block count for something."""
     config = model_config("tiny-100k", vocab_size=256, **SHAPE | {"d_ff": 172, "n_layers": 3})
     step = Step(2, 32, micro_batches=micro_batches, precision="bf16", on_gpu=False)
+    assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_is_with_many_chunks_of_logits(precision, monkeypatch):
+    """A vocabulary so large, and blocks so few, that the loss decides."""
+    monkeypatch.setattr(loss_chunks, "_CPU_ROWS", 64)
+    monkeypatch.setattr(loss_chunks, "_CPU_ELEMENTS", 0)
+    shape = SHAPE | {"d_model": 16, "d_ff": 32, "n_layers": 1, "tie_embeddings": True}
+    config = model_config("tiny-100k", vocab_size=20_000, **shape)
+    step = Step(8, 64, precision=precision, on_gpu=False)
+    assert training_memory(config, step).loss > 0.4 * training_memory(config, step).peak
     assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
 
 

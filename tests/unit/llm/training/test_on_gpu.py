@@ -26,7 +26,6 @@ from llm.training.step_split import StepSplit
 from tests.unit.llm.training.checkpointed_run import RECIPE, a_run, assert_same, micro_batches
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before anything multiplies
 GPU = torch.device("cuda")
 SHAPE = {"d_model": 128, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "head_dim": 32, "d_ff": 256}
 FAMILIES = {
@@ -39,6 +38,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def one_rank():
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before anything multiplies
     dist.init_process_group("cpu:gloo,cuda:nccl", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()

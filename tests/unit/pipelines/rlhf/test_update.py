@@ -43,8 +43,8 @@ def rollouts() -> tuple[list[Rollout], Scored]:
 
 def models_of(config: RLHFConfig) -> ActorCritic:
     models = ActorCritic(Decoder(CONFIG), DecoderWithScalar(CONFIG))
-    models.policy.init_weights(seed=0)
-    models.critic.init_weights(seed=1)
+    models.policy.init_weights(seed=2)
+    models.critic.init_weights(seed=3)
     for model in (models.policy, models.critic):
         shard(model, data_mesh(torch.device("cpu")), config.precision)
     return models
