@@ -28,9 +28,9 @@ def make_model(store: ArtifactStore, name: str, head: str, seed: int) -> Artifac
     return draft.commit({"parameters": parameter_count(config)})
 
 
-def chat_store(root: Path) -> ArtifactStore:
+def chat_store(root: Path, seed: int = 0) -> ArtifactStore:
     """A store with models/chat, models/reward and what they were made of."""
     store = small_store(root)
-    make_model(store, "chat", "lm", seed=0)
-    make_model(store, "reward", "scalar", seed=1)
+    make_model(store, "chat", "lm", seed)
+    make_model(store, "reward", "scalar", seed + 1)
     return store
