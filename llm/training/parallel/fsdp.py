@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Shard
 
 from llm.models.experts import expert_matrices
+from llm.training.parallel.overlap import overlap_collectives
 from llm.training.precision import Precision
 
 
@@ -59,6 +60,8 @@ def shard(
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+    if mesh.device_type == "cpu" and mesh.ndim == 1 and mesh.size() == dist.get_world_size() > 1:
+        overlap_collectives(model)
 
 
 def _inside_matrices(mesh: DeviceMesh, parameter: nn.Parameter) -> Shard | None:
