@@ -1,6 +1,6 @@
 """What `manta pretrain` costs beside the bare training step, and what a second process brings.
 
-    python -m tests.benchmarks.train_stage [--steps 8] [--rounds 3]
+    python -m tests.benchmarks.train_stage [--steps 8] [--rounds 3] [--threads 1]
     python -m tests.benchmarks.train_stage --device cuda --preset llama-350m --steps 60 --compile
 
 A decoder, by default of d_model 256 and 8 layers, is trained in turns:
@@ -14,7 +14,9 @@ A decoder, by default of d_model 256 and 8 layers, is trained in turns:
   sharded     the same processes with one model between them: FSDP over gloo
   together    `manta pretrain` with as many workers of one thread: the same, through Ray Train
 
-On a GPU there are the first two alone.
+On a GPU, and with one thread, there are the first two alone. With fewer threads than cores, Ray's own
+processes have a core to themselves, as on the nodes of a cluster: `stage` then shows what is added to a step,
+and not also what they take from its cores.
 
 The last line is one JSON object.
 """
@@ -62,8 +64,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="sequences in a step")
     parser.add_argument("--steps", type=int, default=8, help="steps in a round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    threads = torch.get_num_threads()
+    threads = options.threads
     fields = {} if options.preset else SHAPE
     config = model_config(options.preset or PRESET, VOCAB_SIZE, max_seq_len=SEQ_LEN, **fields)
     precision = choose_precision("auto", torch.device(options.device))
@@ -75,7 +78,7 @@ def main() -> None:
     rates: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="manta-") as folder:
         apart, sharded = [], []
-        if options.device == "cpu":
+        if options.device == "cpu" and threads > 1:
             one_model = replace(share, ranks=threads, store=str(Path(folder) / "store"))
             apart = [Contender("ours", share) for _ in range(threads)]
             sharded = [Contender("ours", replace(one_model, rank=rank)) for rank in range(threads)]

@@ -22,13 +22,14 @@ from torch.distributed.fsdp import FSDPModule
 
 
 def overlap_collectives(model: nn.Module) -> None:
-    """Let the blocks of `model`, all sharded over all ranks, compute while collectives are under way.
+    """Let `model` (which has `.blocks`), sharded over all ranks, compute while collectives are under way.
 
-    When `backward()` returns, gradients are reduced, as ever. There must be one backward pass a step that
-    reduces gradients, as in gradient accumulation: to ones that are under way nothing could be added.
+    When `backward()` returns, gradients are reduced, as ever. Two things are to hold. A step has one backward
+    pass that reduces gradients, as in gradient accumulation: to what is under way nothing can be added. And
+    every forward pass is through all blocks: weights fetched for one that does not run would be old later.
     """
     reduce_scatter = _ReduceScatterBeside()
-    modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    modules: list[FSDPModule] = [model, *model.blocks]  # type: ignore[list-item, misc]
     for module in modules:
         module._set_unshard_async_op(True)  # Public for one call of `unshard`, not for those of the hooks.
         module.set_custom_reduce_scatter(reduce_scatter)
@@ -41,7 +42,6 @@ class _ReduceScatterBeside:
 
     def __init__(self) -> None:
         self._under_way: dist.Work | None = None
-        self._ends_with_pass = False
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:
         return torch.empty(size, dtype=dtype, device=device)
@@ -56,15 +56,10 @@ class _ReduceScatterBeside:
     ) -> None:
         self._wait()
         self._under_way = dist.reduce_scatter_single(output_tensor, input_tensor, op, group, async_op=True)
-        if not self._ends_with_pass:
-            self._ends_with_pass = True
-            Variable._execution_engine.queue_callback(self._end)
+        # Called by autograd when all of this backward pass is done.
+        Variable._execution_engine.queue_callback(self._wait)
 
     def _wait(self) -> None:
         if self._under_way is not None:
             self._under_way.wait()
             self._under_way = None
-
-    def _end(self) -> None:
-        self._ends_with_pass = False
-        self._wait()
