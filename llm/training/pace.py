@@ -17,7 +17,13 @@ import torch
 
 SLOW = 1.25
 """Times the median from which on a rank is a straggler: less is within the noise."""
-_IN_COLLECTIVES = ("distributed_c10d.py", "c10d_logger.py", "_functional_collectives.py")
+_IN_COLLECTIVES = (
+    "distributed_c10d.py",
+    "c10d_logger.py",
+    "_functional_collectives.py",
+    "_fsdp_collectives.py",  # That waits for one it has begun before, or copies what one takes or brings.
+    "parallel/overlap.py",
+)
 _DEPTH = 3
 """Innermost frames that are looked at: a collective's wrappers are no deeper."""
 
@@ -48,7 +54,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def waits_for_others(frame: FrameType | None) -> bool:
-    """Whether a thread whose innermost frame this is is in a collective."""
+    """Whether a thread whose innermost frame this is is in a collective, or waits for the end of one."""
     for _ in range(_DEPTH):
         if frame is None:
             return False
