@@ -20,11 +20,11 @@ from tests.unit.llm.training.on_ranks import on_ranks
 RANKS, STEPS, BATCH = 2, 3, (4, 12)
 
 
-def learned(experts: int, checkpointing: str, frozen: bool, overlap: bool):
+def learned(preset: str, experts: int, checkpointing: str, frozen: bool, overlap: bool):
     """What a rank has learned: losses, gradient norms and its own part of the weights."""
     if not overlap:
         fsdp.overlap_collectives = lambda model: None
-    model = build(model_config("tiny-100k", 100, 16, n_experts=experts, experts_per_token=experts // 2))
+    model = build(model_config(preset, 100, 16, n_experts=experts, experts_per_token=experts // 2))
     model.embed.requires_grad_(not frozen)  # Then nothing that is given to the first block has a gradient.
     fsdp.shard(model, init_device_mesh("cpu", (RANKS,), mesh_dim_names=("data",)), "fp32")
     model.to_empty(device="cpu")
@@ -36,21 +36,34 @@ def learned(experts: int, checkpointing: str, frozen: bool, overlap: bool):
     seen = []
     for _ in range(STEPS):
         parts = [torch.randint(100, BATCH, generator=generator) for _ in range(2)]
+        micro_batches = [inputs(preset, part) for part in parts]
         with torch.no_grad():
-            model(parts[0])  # An evaluation between steps fetches weights too.
-        micro_batches = [(part, next_token_targets(part)) for part in parts]
+            model(*micro_batches[0][:-1])  # An evaluation between steps fetches weights too.
         result = train_step(model, optimizer, micro_batches, language_model_loss(model), 1e-2, clip_norm=0.5)
         seen.append((result.loss, result.grad_norm))
     return seen, {name: value.to_local().detach().numpy() for name, value in model.named_parameters()}
 
 
+def inputs(preset: str, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A micro-batch of the preset's family; an encoder-decoder answers with the tokens that it is given."""
+    if preset == "t5-tiny":
+        return tokens, tokens[:, :8], torch.ones_like(tokens, dtype=torch.bool), tokens[:, 1:9]
+    return tokens, next_token_targets(tokens)
+
+
 @pytest.mark.parametrize(
-    ("experts", "checkpointing", "frozen"),
-    [(0, "none", False), (0, "selective", True), (4, "full", False)],
+    ("preset", "experts", "checkpointing", "frozen"),
+    [
+        ("tiny-100k", 0, "none", False),
+        ("tiny-100k", 0, "selective", True),
+        ("tiny-100k", 4, "full", False),
+        ("t5-tiny", 0, "selective", False),
+        ("bert-tiny", 0, "none", False),
+    ],
 )
-def test_the_same_is_learned_bit_for_bit(experts, checkpointing, frozen):
-    beside = on_ranks(RANKS, learned, experts, checkpointing, frozen, True)
-    waited_for = on_ranks(RANKS, learned, experts, checkpointing, frozen, False)
+def test_the_same_is_learned_bit_for_bit(preset, experts, checkpointing, frozen):
+    beside = on_ranks(RANKS, learned, preset, experts, checkpointing, frozen, True)
+    waited_for = on_ranks(RANKS, learned, preset, experts, checkpointing, frozen, False)
     for (seen, weights), (expected, expected_weights) in zip(beside, waited_for, strict=True):
         assert seen == expected
         assert all((weights[name] == value).all() for name, value in expected_weights.items())
