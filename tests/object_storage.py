@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ class ObjectStorage:
 def serve(folder: Path) -> Iterator[ObjectStorage]:
     """The server, for as long as the generator lives."""
     # Every component listens on a port and on one that is 10,000 higher.
-    ports = _free_ports(6)
+    ports = _take_free_ports(6)
     names = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port", "s3.port.iceberg")
     flags = [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     with open(folder / "weed.log", "wb") as log:
@@ -79,6 +80,7 @@ def serve(folder: Path) -> Iterator[ObjectStorage]:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
+        _taken.difference_update(ports)
 
 
 @pytest.fixture(scope="session")
@@ -107,14 +109,21 @@ def _weed() -> str:
     return found
 
 
-def _free_ports(count: int) -> list[int]:
+_taken: set[int] = set()
+"""Ports of servers of this process: one that still starts listens on few of its own."""
+_taking = threading.Lock()
+
+
+def _take_free_ports(count: int) -> list[int]:
     """Ports below 20000 that are free now, as is the one 10,000 above and the next one."""
     found: list[int] = []
-    for port in range(15000 + random.randrange(3000), 20000, 7):
-        if all(_is_free(each) for each in (port, port + 1, port + 10000, port + 10001)):
-            found.append(port)
-        if len(found) == count:
-            return found
+    with _taking:
+        for port in range(15000 + 7 * random.randrange(400), 20000, 7):
+            if port not in _taken and all(_is_free(port + more) for more in (0, 1, 10000, 10001)):
+                found.append(port)
+            if len(found) == count:
+                _taken.update(found)
+                return found
     raise RuntimeError("no free ports")
 
 
