@@ -18,6 +18,10 @@ On a GPU, and with one thread, there are the first two alone. With fewer threads
 processes have a core to themselves, as on the nodes of a cluster: `stage` then shows what is added to a step,
 and not also what they take from its cores.
 
+`outside` is the share of the stage's clock in which it was in no forward or backward pass and not in the
+optimizer: waiting for data, metrics, and also clipping, which the bare loop does as well. Unlike the rates,
+it does not hang on how fast the machine happens to be in this minute or that.
+
 The last line is one JSON object.
 """
 
@@ -43,6 +47,7 @@ from llm.data.shards import SHARDS_FILE, ShardWriter, shards_json
 from llm.models.presets import model_config
 from llm.tokenizer.load import MODEL_FILE, Tokenizer
 from llm.tokenizer.train import train_tokenizer
+from llm.training.metrics_log import read_records
 from llm.training.precision import choose_precision
 from tests.benchmarks.trainers import Contender, Task
 
@@ -76,6 +81,7 @@ def main() -> None:
     share = replace(whole, batch=options.batch // threads, micro_batch=options.batch // threads, threads=1)
     bare = Contender("ours", whole)
     rates: dict[str, list[float]] = defaultdict(list)
+    outsides: list[float] = []
     with tempfile.TemporaryDirectory(prefix="manta-") as folder:
         apart, sharded = [], []
         if options.device == "cpu" and threads > 1:
@@ -90,18 +96,22 @@ def main() -> None:
             one = f"one-{number}", options.batch, 1, threads
             several = f"several-{number}", options.batch // threads, threads, 1
             rates["bare"].append(bare.take(options.steps).tokens_per_second)
-            rates["stage"].append(stage_rate(Path(folder), options, *one))
+            rate, outside = stage_rate(Path(folder), options, *one)
+            rates["stage"].append(rate)
+            outsides.append(outside)
             if apart:
                 rates["apart"].append(take_at_once(apart, options.steps))
                 rates["sharded"].append(take_at_once(sharded, options.steps))
-                rates["together"].append(stage_rate(Path(folder), options, *several))
+                rates["together"].append(stage_rate(Path(folder), options, *several)[0])
             print(
-                f"round {number + 1}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()), flush=True
+                f"round {number + 1}: " + ", ".join(f"{n} {r[-1]:,.0f}" for n, r in rates.items()),
+                f"outside {outside:.2%}",
+                flush=True,
             )
         for contender in (bare, *apart, *sharded):
             contender.end()
     how = {"precision": precision, "threads": threads, "rounds": options.rounds, "device": options.device}
-    print(json.dumps(summary(rates) | how))
+    print(json.dumps(summary(rates) | {"outside": round(statistics.median(outsides), 4)} | how))
 
 
 def take_at_once(contenders: list[Contender], steps: int) -> float:
@@ -160,8 +170,8 @@ def begin(store: ArtifactStore, kind: str, inputs: Any = None) -> Draft:
 
 def stage_rate(
     root: Path, options: argparse.Namespace, name: str, micro_batch: int, workers: int, threads: int
-) -> float:
-    """Tokens a second of `manta pretrain`, by when its lines of metrics appear."""
+) -> tuple[float, float]:
+    """Tokens a second of `manta pretrain`, by when its lines of metrics appear, and the share `outside`."""
     numbers = {
         "seq-len": SEQ_LEN,
         "steps": options.steps + LOG_EVERY,
@@ -184,7 +194,11 @@ def stage_rate(
     output, _ = running.communicate()
     if running.returncode:
         sys.exit(f"error: manta pretrain ended with {running.returncode}:\n{output}")
-    return options.batch * SEQ_LEN * options.steps / (last - first)
+    [timing] = root.glob(f"models/{name}/*/timing.jsonl")
+    parts = ("forward_seconds", "backward_seconds", "optimizer_seconds")
+    later = (line for line in read_records(timing) if line["step"] > LOG_EVERY)
+    inside = sum(line.get(part, 0.0) for line in later for part in parts)
+    return options.batch * SEQ_LEN * options.steps / (last - first), 1 - inside / (last - first)
 
 
 def times_of_lines(
