@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import ray
+from ray.train.v2._internal.execution.context import get_train_context
 
 from cluster.errors import UserError
 from llm.training.checkpoint_manifest import checkpoints_in
@@ -42,6 +43,19 @@ def observer(job: TrainingJob) -> Observer:
     def profiled(profile: Profile) -> None:
         say(f"profile: {profile_desk.answer(workspace.folder, profile)}")
 
+    told: set[str] = set()
+
+    def noticed() -> bool:
+        # `ray.train.get_preemption_info` would have all workers wait for each other, after every step.
+        info = get_train_context().preemption_context.preemption_info
+        if info is None:
+            return False
+        if not told.issuperset(info.preempted_node_ids):
+            told.update(info.preempted_node_ids)
+            ranks = ", ".join(str(rank) for rank in info.preempted_ranks)
+            say(f"nodes of rank {ranks} are to be taken back: checkpoints are written until they are gone")
+        return True
+
     return Observer(
         hang_timeout=job.config.hang_timeout,
         keep=keep,
@@ -49,6 +63,7 @@ def observer(job: TrainingJob) -> Observer:
         warn=say,
         profile_wanted=lambda: profile_desk.wanted(workspace.folder),
         profiled=profiled,
+        noticed=noticed,
     )
 
 

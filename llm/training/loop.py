@@ -20,6 +20,7 @@ from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.ema import average_weights, take_average
 from llm.training.expert_load import expert_load
+from llm.training.last_checkpoints import LastCheckpoints
 from llm.training.loss import IGNORE, summed_cross_entropy, with_z_loss
 from llm.training.optimizer import make_optimizer
 from llm.training.outliers import Outliers
@@ -74,7 +75,7 @@ class TrainingRun:
     loss_sum: LossSum | None = None
     """What a micro-batch costs; by default the cross-entropy of a language model."""
     observer: Observer = field(default_factory=Observer)
-    """Told of steps that hang and ranks that are slow; asks for profiles."""
+    """Told of steps that hang and ranks that are slow; asks for profiles and for checkpoints."""
     backward: Backward | None = None
     """Takes all micro-batches of a step, in place of `loss_sum` one by one (`Pipeline.backward`)."""
 
@@ -131,6 +132,12 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         loss_sum = split.forward(loss_sum)
         split.optimizer(optimizer)
 
+    last = LastCheckpoints(run.observer.noticed)
+
+    def checkpointed(step: int, held_up: float, committed: float) -> None:
+        last.saved(held_up)
+        recorder.checkpointed(step, held_up, committed)
+
     for step in range(first_step, recipe.steps):
         watch.begins("data", step)
         started = time.perf_counter()
@@ -170,12 +177,13 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
             metrics |= run.evaluate()
         recorder.record(metrics, seconds, data_wait)
         saver.check()
-        if done % recipe.checkpoint_every == 0 or done == recipe.steps:
+        if last.due(done) or done % recipe.checkpoint_every == 0 or done == recipe.steps:
+            last.saving()
             recorder.flush(durable=True)
             state = {"data": run.data_state(done), "precision": run.precision}
             if outliers is not None:
                 state["outliers"] = outliers.state()
-            saver.save(done, model, optimizer, state, run.attachments, recorder.checkpointed)
+            saver.save(done, model, optimizer, state, run.attachments, checkpointed)
     if recipe.ema_decay:
         saver.wait()
         take_average(optimizer)

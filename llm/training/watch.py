@@ -64,6 +64,8 @@ class Observer:
     profile_wanted: Callable[[], ProfileRequest | None] = lambda: None
     """What is to be traced, if anything; asked every few seconds on rank 0, and answered by"""
     profiled: Callable[[Profile], None] = lambda profile: None
+    noticed: Callable[[], bool] = lambda: False
+    """Whether machines are about to be taken back; asked on rank 0 after every step, by who trains."""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Pre-training on a cluster that is told to give a node back, loses it, and later gets another.
 
-python -m tests.faults.resizing ROOT RECORD STEP             writes into RECORD how many workers there were
-python -m tests.faults.resizing ROOT STEP NAME [ADDRESS]     one of the two trainings
+python -m tests.faults.resizing ROOT RECORD STEP           writes into RECORD how many workers there were,
+                                                           and the step of a checkpoint for the notice
+python -m tests.faults.resizing ROOT STEP NAME [ADDRESS]   one of the two trainings
 """
 
 import json
@@ -39,7 +40,9 @@ the 3e-3 of the quickstart.
 
 
 def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
-    """Two workers, one after a preemption notice, two again: the losses of one that was left alone."""
+    """Two workers, one after a preemption notice, two again: the losses of one that was left alone, and a
+    checkpoint that the notice asked for.
+    """
     root = link_tree(reference.root, scratch / "resizing")
     record = scratch / "workers.json"
     process = subprocess.Popen(
@@ -57,12 +60,13 @@ def shrink_and_grow(reference: Reference, index: int, scratch: Path) -> Outcome:
         end(process)
     if process.returncode:
         return Outcome(1, same=False, problems=[errors.strip()[-300:]])
-    workers = json.loads(record.read_text())
+    workers, kept = json.loads(record.read_text())
     store = ArtifactStore(root)
     alone, resized = (
         read_records(store.resolve("models", name).fetch() / "metrics.jsonl") for name in ("alone", "resized")
     )
     problems = [] if workers == [2, 1, 2] else [f"the numbers of workers were {workers}"]
+    problems += [] if kept % _EVERY else ["no checkpoint came of the notice"]
     steps = [each["step"] for each in resized]
     problems += [] if steps == list(range(1, _STEPS + 1)) else ["steps are missing or twice there"]
     apart = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in zip(alone, resized, strict=True))
@@ -117,6 +121,7 @@ class _TwoNodes:
         enable_where_possible()
         self._root, self._record = root, record
         self._workers: list[int] = []
+        self._kept = 0
         self._cluster = SimulatedCluster(
             initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
         )
@@ -130,6 +135,7 @@ class _TwoNodes:
         self._wait_for_workers(2, _EVERY)
         self._give_notice(self._first)
         time.sleep(_NOTICE_SECONDS)
+        self._kept = max((step for step in self._checkpoints() if step % _EVERY), default=0)
         self._cluster.remove_node(self._first, allow_graceful=False)
         self._wait_for_workers(1, self._newest() + _EVERY)
         self._cluster.add_node(num_cpus=1)
@@ -154,11 +160,14 @@ class _TwoNodes:
                 raise SystemExit(f"never {count} workers at step {step}")
             time.sleep(0.1)
         self._workers.append(count)
-        self._record.write_text(json.dumps(self._workers))
+        self._record.write_text(json.dumps([self._workers, self._kept]))
+
+    def _checkpoints(self) -> list[int]:
+        found = self._root.glob("models/resized/*/checkpoints/step-*")
+        return [int(path.name.removeprefix("step-")) for path in found]
 
     def _newest(self) -> int:
-        found = self._root.glob("models/resized/*/checkpoints/step-*")
-        return max((int(path.name.removeprefix("step-")) for path in found), default=0)
+        return max(self._checkpoints(), default=0)
 
     def _count(self) -> int:
         names = []

@@ -1,0 +1,47 @@
+"""Checkpoints while machines of the run are about to be taken back.
+
+From a notice on, until the machines are gone, a checkpoint is begun when the last one is committed and its
+holding up training has become a tenth of the time since. All ranks are to save after the same step:
+
+    rank 0      after step s: "after step s + 1"            after step s + 1: save
+    rank r                      takes step s + 1 with rank 0, after it: reads that, saves
+
+Steps end with a sum over all ranks. So whoever ends step s + 1 knows what rank 0 had said before it.
+"""
+
+import time
+from collections.abc import Callable
+
+from llm.training.noticeboard import Noticeboard
+
+_SHARE = 0.1
+"""Of the time, at most, may go into saving."""
+_TOPIC = "checkpoint-after"
+
+
+class LastCheckpoints:
+    """Says when to save. Every rank makes the same calls, and rank 0's answers count.
+
+    Args:
+        noticed: whether there is a notice; asked on rank 0 after every step.
+    """
+
+    def __init__(self, noticed: Callable[[], bool]) -> None:
+        self._noticed, self._board = noticed, Noticeboard()
+        self._saving, self._not_before = False, 0.0
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be saved after `step` steps; asked after every step."""
+        due = bool(self._board.told_by(0, _TOPIC) == step)
+        idle = not due and not self._saving and time.monotonic() >= self._not_before
+        if self._board.rank == 0 and idle and self._noticed():
+            self._board.tell(_TOPIC, step + 1)
+        return due
+
+    def saving(self) -> None:
+        """A checkpoint is begun, this one or one that was due anyway."""
+        self._saving = True
+
+    def saved(self, held_up: float) -> None:
+        """It is committed, and has held up training for so many seconds."""
+        self._saving, self._not_before = False, time.monotonic() + held_up / _SHARE
