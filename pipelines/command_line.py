@@ -81,6 +81,7 @@ def _one_line(boxed: str) -> str:
         "Value error",
         "Parsing error",
         "Required options",
+        "Invalid choice",
         "Invalid value",
     ):
         text = re.sub(rf"^{title}\s+(?=\S)", "", text)

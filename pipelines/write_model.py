@@ -9,7 +9,7 @@ from cluster.artifacts.folder import FileEntry
 from cluster.artifacts.workspace import Workspace
 from llm.models.config import ModelConfig
 from llm.models.hugging_face.adapter import FILES, export_adapter
-from llm.models.hugging_face.directory import export_model
+from llm.models.hugging_face.directory import export_model, exporting_family
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
 from llm.models.lora_config import LoraConfig
@@ -28,7 +28,7 @@ def write_language_model(
 ) -> dict[str, FileEntry]:
     """Write weights.safetensors and export/; returns what the manifest says of them.
 
-    Of a shape that transformers does not have there is no export/; `manta export` says what is in the way.
+    Of a shape that transformers does not have there is no export/ (`not_exported`).
     """
     path = workspace.path
     save_model(path, weights, config)
@@ -47,6 +47,15 @@ def write_language_model(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()
     )
     return workspace.publish([WEIGHTS, *exported])
+
+
+def not_exported(config: ModelConfig) -> list[str]:
+    """What to say before a model is trained that will have no export/, in a line, and what is in the way."""
+    try:
+        exporting_family(config)
+    except Unsupported as reason:
+        return [f"the model will have no export/ for Hugging Face: {reason}"]
+    return []
 
 
 def write_adapter(

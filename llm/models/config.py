@@ -12,7 +12,10 @@ VOCAB_MULTIPLE = 64
 
 Family = Literal["decoder", "encoder-decoder", "encoder"]
 Position = Literal["rope", "learned", "sinusoidal", "relative", "alibi", "none"]
+Norm = Literal["rms", "layer"]
+NormPlacement = Literal["pre", "post"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Scaling = Literal["linear", "llama3", "yarn"]
 
 
 class RopeScaling(BaseModel):
@@ -23,7 +26,7 @@ class RopeScaling(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["linear", "llama3", "yarn"]
+    kind: Scaling
     factor: float = Field(ge=1)
     """How many times longer."""
     original_max_seq_len: int = Field(gt=0)
@@ -81,9 +84,9 @@ class ModelConfig(BaseModel):
     """Distances that a relative position bias tells apart,"""
     relative_max_distance: int = Field(default=128, gt=1)
     """and the distance from which on all are one."""
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Norm = "rms"
     """RMSNorm, or LayerNorm with a bias where `bias` says so."""
-    norm_placement: Literal["pre", "post"] = "pre"
+    norm_placement: NormPlacement = "pre"
     """Before each layer, with one more at the end; or after each residual addition."""
     norm_eps: float = Field(1e-5, gt=0)
     """Added to the mean square inside a norm."""
@@ -137,7 +140,9 @@ class ModelConfig(BaseModel):
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
         if self.position == "rope" and self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} must be even, for rotary positions; change n_heads")
+            raise ValueError(
+                f"head_dim={self.head_dim} must be even, for rotary positions: change n_heads or head_dim"
+            )
         if self.position == "sinusoidal" and self.d_model % 2:
             raise ValueError(f"d_model={self.d_model} must be even, for sinusoidal positions")
         if (self.family == "encoder-decoder") != (self.n_encoder_layers > 0):
@@ -151,8 +156,13 @@ class ModelConfig(BaseModel):
             )
         if self.family == "encoder" and self.sliding_window:
             raise ValueError("sliding_window is for models that look back; an encoder looks both ways")
+        if self.family == "encoder" and not self.tie_embeddings:
+            raise ValueError("tie_embeddings=False: an encoder's head is its embedding table; leave it out")
         if self.rope_scaling is not None and self.position != "rope":
-            raise ValueError(f"rope_scaling does not go with position={self.position}")
+            raise ValueError(
+                f"rope_scaling stretches rotary positions, and this has position={self.position}: leave it "
+                "out, or take position=rope"
+            )
         if not 0 <= self.experts_per_token <= self.n_experts or (self.n_experts > 0) > self.experts_per_token:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} must be from 1 to n_experts={self.n_experts}"

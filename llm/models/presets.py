@@ -1,5 +1,6 @@
 """Named model shapes. A preset fixes everything but the vocabulary, which belongs to the tokenizer."""
 
+import difflib
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,14 +185,22 @@ def model_config(
     preset: str, vocab_size: int | None = None, max_seq_len: int | None = None, **overrides: Any
 ) -> ModelConfig:
     """The preset's shape with a vocabulary (by default the published one), an optional other context length,
-    and fields overridden.
+    and fields overridden. Where every query head has keys of its own, another n_heads is one of both.
 
-    Raises ValueError, naming the presets there are, when `preset` is none of them.
+    Raises ValueError, naming the nearest preset, when `preset` is none.
     """
     if preset not in PRESETS:
-        raise ValueError(f"model preset {preset!r} does not exist; choose one of {', '.join(PRESETS)}")
+        raise ValueError(f"model preset {preset!r} does not exist; {nearest_preset(preset)}")
     found = PRESETS[preset]
     shape = found.shape | overrides
+    if found.shape["n_kv_heads"] == found.shape["n_heads"] and "n_kv_heads" not in overrides:
+        shape["n_kv_heads"] = shape["n_heads"]
     if max_seq_len is not None:
         shape |= {"max_seq_len": max_seq_len}
     return ModelConfig(vocab_size=found.vocab_size if vocab_size is None else vocab_size, **shape)
+
+
+def nearest_preset(name: str) -> str:
+    """What to say of a name that no preset has."""
+    nearest = difflib.get_close_matches(name, PRESETS, n=1)
+    return f"did you mean {nearest[0]}? `manta models` lists all" if nearest else "`manta models` lists all"

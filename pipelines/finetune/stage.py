@@ -76,6 +76,7 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     from pipelines.finetune.lessons import read_batches
     from pipelines.finetune.worker import finetune_worker
     from pipelines.training_launch import run_training
+    from pipelines.write_model import not_exported
 
     begins_with = inputs["tokenizer"] if config.from_scratch else inputs["base"]
     tokenizer = load_tokenizer(begins_with.fetch(TOKENIZER))
@@ -84,6 +85,8 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
     else:
         model, _ = load_config(begins_with.fetch(CONFIG))
     prepare_model_folder(draft, model, begins_with)
+    for line in not_exported(model):
+        console.print(f"{config.name}: {line}", markup=False)
     batches = read_batches(config, model.family, inputs["corpus"].fetch(), tokenizer)
     if batches.too_long or batches.unanswered:
         lengths = f"--max-seq-len {config.max_seq_len}"

@@ -8,7 +8,7 @@ from pipelines.stage_config import Frozen
 
 
 class ImportConfig(Frozen):
-    """Make a model of a Hugging Face directory: GPT-2, Llama, Mistral, Qwen3, T5 or BERT."""
+    """Make a model of a Hugging Face directory: GPT-2, Llama, Mistral, Mixtral, Qwen3, T5 or BERT."""
 
     directory: Annotated[str, tyro.conf.Positional]
     """Folder with config.json, weights (safetensors or pytorch_model.bin), and the tokenizer's files."""

@@ -1,6 +1,5 @@
 """``manta models``: the presets there are, and what one of them takes."""
 
-import difflib
 import json
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from pydantic import Field
 from cluster.errors import UserError
 from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_parts
-from llm.models.presets import PRESETS, model_config
+from llm.models.presets import PRESETS, model_config, nearest_preset
 from llm.planning.flops import training_flops_per_token
 from llm.planning.memory import Step, TrainingMemory, training_memory
 from pipelines.inspect.format import format_bytes
@@ -51,9 +50,7 @@ def run(config: ModelsConfig) -> None:
         print(json.dumps(listed, indent=2)) if config.as_json else _print_list(listed)
         return
     if config.preset not in PRESETS:
-        nearest = difflib.get_close_matches(config.preset, PRESETS, n=1)
-        hint = f"did you mean {nearest[0]}?" if nearest else "`manta models` lists them"
-        raise UserError(f"no preset {config.preset!r}; {hint}")
+        raise UserError(f"no preset {config.preset!r}; {nearest_preset(config.preset)}")
     shown = facts(config.preset) | _details(config)
     print(json.dumps(shown, indent=2)) if config.as_json else _print_one(shown)
 

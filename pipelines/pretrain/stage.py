@@ -77,7 +77,10 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     from pipelines.pretrain.evaluate_checkpoint import evaluate_newest
     from pipelines.pretrain.worker import pretrain_worker
     from pipelines.training_launch import run_training
+    from pipelines.write_model import not_exported
 
+    for line in not_exported(model):
+        console.print(f"{config.name}: {line}", markup=False)
     counts = run_training(
         pretrain_worker,
         stage="pretrain",

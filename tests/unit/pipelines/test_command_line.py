@@ -49,6 +49,8 @@ def test_how_is_not_part_of_what() -> None:
         (["--config"], "needs a file name"),
         (["--optimizer.min-learning-rate", "9"], "min_learning_rate=9"),
         (["--document-mask", "--model.preset", "bert-base"], "bert-base is none; see"),
+        (["--optimizer.decay", "wdx"], "error: invalid choice 'wdx'"),
+        (["--model.n-heads", "7"], "error: model: d_model=192 over n_heads=7"),
         (["--tokens", "absent"], "no tokens/absent"),
     ],
 )

@@ -164,7 +164,7 @@ def test_impossible_shapes_are_refused_with_the_mend():
         model_config("tiny-100k", 500, n_kv_heads=3)
     with pytest.raises(ValueError, match="a whole head size"):
         model_config("tiny-100k", 500, n_heads=7)
-    with pytest.raises(ValueError, match="choose one of tiny-100k"):
+    with pytest.raises(ValueError, match="`manta models` lists all"):
         model_config("gpt-9", 500)
     with pytest.raises(ValueError, match="extra"):
         ModelConfig(**PRESETS["tiny-100k"].shape, vocab_size=5, colour="red")

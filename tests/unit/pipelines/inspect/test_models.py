@@ -43,7 +43,7 @@ def test_one_is_shown_with_what_training_it_takes(capsys):
     "arguments, mend",
     [
         (["lama3-8b"], "did you mean llama3-8b?"),
-        (["xyz"], "`manta models` lists them"),
+        (["xyz"], "`manta models` lists all"),
         (["gpt2", "--seq-len", "2000"], "context of 1024"),
     ],
 )

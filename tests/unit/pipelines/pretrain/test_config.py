@@ -13,7 +13,7 @@ from pipelines.pretrain.config import PretrainConfig
             {"global_batch": 10, "workers": 12},
             "workers=12 is more than global_batch=10",
         ),
-        ({"model": {"preset": "gpt5"}}, "'gpt5' does not exist; choose one of tiny-100k"),
+        ({"model": {"preset": "gpt5"}}, "'gpt5' does not exist; did you mean gpt2"),
         ({"model": {"n_heads": 7}}, "d_model=192 over n_heads=7"),
         ({"seq_len": 600}, "seq_len=600 is longer than the model's max_seq_len=256"),
         (
