@@ -164,6 +164,10 @@ class ParallelLayout:
                 f"tensor={self.tensor}: position={config.position} has a bias for every head, which is not "
                 "divided; use shard"
             )
+        if config.n_experts and not config.pre_norm:
+            raise LayoutError(
+                f"tensor={self.tensor}: experts with norm_placement=post are not divided so; use shard"
+            )
         divided = {"n_kv_heads": config.n_kv_heads} | ({} if config.n_experts else {"d_ff": config.d_ff})
         for name, value in divided.items():
             if value % self.tensor:
@@ -193,6 +197,11 @@ class ParallelLayout:
     def _check_pipeline(self, config: ModelConfig) -> None:
         if config.family != "decoder":
             raise LayoutError(f"pipeline={self.pipeline} is for decoders; use shard for an {config.family}")
+        if config.position == "relative":
+            raise LayoutError(
+                f"pipeline={self.pipeline}: position=relative has one table for all blocks, which stages do "
+                "not share; use shard"
+            )
         if config.n_layers % self.pipeline:
             raise LayoutError(
                 f"pipeline={self.pipeline} does not divide n_layers={config.n_layers}: choose one of "

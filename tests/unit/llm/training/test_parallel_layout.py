@@ -29,6 +29,13 @@ EXPERTS = {"n_experts": 4, "experts_per_token": 2}
         ({"tensor": 4}, {"d_ff": 90}, 64, "tensor=4 does not divide d_ff=90: choose one of 1, 2, 3, 5, 6"),
         ({"tensor": 4}, {}, 66, r"seq_len=66 is not divisible by tensor=4 .*: make it 64 or 68"),
         ({"tensor": 2}, {"position": "alibi"}, 64, "tensor=2: position=alibi .* use shard"),
+        (
+            {"tensor": 2},
+            EXPERTS | {"norm_placement": "post"},
+            64,
+            "tensor=2: experts with norm_placement=post .* use shard",
+        ),
+        ({"pipeline": 2}, {"position": "relative"}, 64, "pipeline=2: position=relative .* use shard"),
         ({"context": 4}, {}, 68, r"seq_len=68 is not divisible by 2 · context=8: .* make it 64 or 72"),
         ({"context": 4}, {}, 4, "make it 8$"),
         ({"context": 2}, {"position": "relative"}, 64, "context=2 does not go with position=relative"),
