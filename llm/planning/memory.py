@@ -121,6 +121,8 @@ def _activations(config: ModelConfig, step: Step) -> int:
         rows = step.micro_batch * length
         block = _block(config, step, length, crosses)
         kept += layers * (rows * d * a if step.checkpointing else block)
+        if config.position == "alibi":
+            kept += 4 * config.n_heads * length**2  # The mask of all layers, fp32.
         if config.pre_norm:
             kept += rows * (_norm(config, step) + a * d)
     if config.family == "encoder":
@@ -136,7 +138,7 @@ def _block(config: ModelConfig, step: Step, length: int, crosses: bool) -> int:
     norm         its input (RMSNorm on a CPU: twice, in fp32), and d that the next matmul keeps
     attention    q, k, v; q and k once more if they are rotated or normalised; what comes out; 4 · n_heads
                  probabilities for each key, where a bias of the scores is learned
-                 the mask, once a layer, with a window
+                 the mask, once a layer, with a window; ALiBi's for every head, where it is cast to bf16
     feed-forward up and f(up), gated: gate, up, f(gate) and their product; relu keeps its result alone
     cross        a norm; q, what comes out; k, v of the encoder's tokens
     """
@@ -154,6 +156,8 @@ def _block(config: ModelConfig, step: Step, length: int, crosses: bool) -> int:
     kept = rows * per_token
     if config.sliding_window and config.sliding_window < length:
         kept += a * length**2
+    if config.position == "alibi" and step.precision == "bf16":
+        kept += a * config.n_heads * length**2
     if crosses:
         inputs = step.micro_batch * (step.seq_len if step.input_len is None else step.input_len)
         kept += rows * (norm + 2 * a * q + 4 * config.n_heads) + inputs * 2 * a * kv

@@ -80,6 +80,11 @@ def measured(config: ModelConfig, step: Step) -> int:
         ("tiny-100k", SHAPE | {"d_ff": 172, "qk_norm": True, "sliding_window": 24}, {}),
         ("tiny-100k", SHAPE | {"d_ff": 172, "d_model": 128, "n_layers": 8}, {"micro_batch": 1}),
         ("tiny-100k", SHAPE | {"n_kv_heads": 2, "d_ff": 172}, {"checkpointing": True}),
+        (
+            "tiny-100k",
+            SHAPE | {"d_ff": 172, "position": "alibi"},
+            {"micro_batch": 1, "seq_len": 256, "precision": "bf16"},
+        ),
         ("mixtral-8x7b", SHAPE | {"d_ff": 96, "n_experts": 4}, {}),
         ("gpt2", SHAPE | {"d_ff": 256}, {}),
         ("bert-base", SHAPE | {"d_ff": 256}, {}),
