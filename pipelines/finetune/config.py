@@ -63,6 +63,15 @@ class FinetuneConfig(TrainingConfig):
         return self
 
     @model_validator(mode="after")
+    def _matrices_with_adapters_are_not_rounded(self) -> Self:
+        if self.adapters is not None and self.float8:
+            raise ValueError(
+                f"float8: matrices with adapters (lora.rank={self.lora.rank}) are not multiplied in float8; "
+                "leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_one_model_to_begin_with(self) -> Self:
         if not self.from_scratch:
             if self.tokenizer is not None:
