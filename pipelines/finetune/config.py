@@ -96,7 +96,9 @@ class FinetuneConfig(TrainingConfig):
 
     def what(self) -> dict[str, Any]:
         """With the shape of a new model in place of its name."""
-        return super().what() | ({"model": self.model.what()} if self.from_scratch else {})
+        if not self.from_scratch:
+            return super().what()
+        return super().what() | {"model": self.model.what()} | self.moving(self.model.shape(vocab_size=1))
 
     @property
     def from_scratch(self) -> bool:
