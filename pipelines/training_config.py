@@ -1,9 +1,10 @@
 """Configuration that pre-training and fine-tuning share."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from llm.models.config import ModelConfig
 from llm.training.recipe import Activations, Algorithm, Recipe
 from llm.training.schedule import Decay, DecayShape
 from pipelines.stage_config import Frozen, How, Later
@@ -15,7 +16,7 @@ class OptimizerConfig(Frozen):
 
     algorithm: Later[Algorithm] = "adamw"
     """What moves the matrices of the blocks: adamw, or muon at the same learning rate. Embeddings, heads,
-    norms and biases are AdamW's in either case.
+    routers, norms and biases are AdamW's in either case.
     """
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate."""
@@ -157,6 +158,10 @@ class TrainingConfig(WandbConfig):
         if self.float8 and self.precision == "fp32":
             raise ValueError("float8 multiplies what is bf16 otherwise: leave out --precision fp32")
         return self
+
+    def moving(self, model: ModelConfig) -> dict[str, Any]:
+        """Part of a version beside the options: that Muon moves experts, which were AdamW's once."""
+        return {"muon_moves": "experts"} if self.optimizer.algorithm == "muon" and model.n_experts else {}
 
     def recipe(self, steps: int) -> Recipe:
         """The numbers of a run of `steps` steps, for the training loop."""

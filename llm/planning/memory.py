@@ -9,7 +9,7 @@ fp32; of tokens there are n in a micro-batch.
     gradients     4 P / N           4 P if micro-batches are accumulated: they are reduced once, at the end
     gathered      a P_r             whole weights outside the blocks
     activations   n · Σ_layers of what `_block` lists; with checkpointing a block's input alone
-    loss          what `_loss` lists
+    loss          what `llm/training/loss_chunks.py` lists
     working       what `_working` lists, for the block under way in the backward pass
     reducing      (a + 4) P_r       whole gradients that are reduced last
 
@@ -26,7 +26,7 @@ from typing import Literal
 
 from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_parts
-from llm.training.loss_chunks import rows_at_a_time
+from llm.training.loss_chunks import loss_bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def training_memory(config: ModelConfig, step: Step) -> TrainingMemory:
         gradients=4 * (total if accumulates else shared),
         gathered=a * root if step.sharded else 0,
         activations=_activations(config, step),
-        loss=_loss(config, step),
+        loss=loss_bytes(
+            step.micro_batch * step.seq_len, config.d_model, config.padded_vocab_size, a, step.on_gpu
+        ),
         working=_working(config, step, block),
         reducing=(a + 4) * root if step.sharded else 0,
         accumulates=accumulates,
@@ -201,19 +203,3 @@ def _working(config: ModelConfig, step: Step, parameters: int) -> int:
         reducing = (step.itemsize + 4) * parameters
         held = 2 * step.itemsize * parameters + max(held, reducing - (0 if step.checkpointing else block))
     return held + (0 if step.micro_batches > 1 else 4 * config.d_model * config.padded_vocab_size)
-
-
-def _loss(config: ModelConfig, step: Step) -> int:
-    """`summed_cross_entropy` keeps the gradients of the hidden states and, in fp32, of the head.
-
-    forward    a chunk of logits in fp32; in bf16 also their gradients and, on a CPU, the product that is
-               added to the head's gradient
-    backward   both gradients again, scaled
-    """
-    a, tokens, vocab = step.itemsize, step.micro_batch * step.seq_len, config.padded_vocab_size
-    hidden, head = tokens * config.d_model * a, config.d_model * vocab
-    chunk = min(tokens, rows_at_a_time(tokens, vocab, step.on_gpu)) * vocab
-    cast = a if step.precision == "bf16" else 0
-    forward = hidden + (4 if step.on_gpu else 4 + cast) * head + (4 + cast) * chunk
-    backward = 2 * hidden + (4 + 4 + cast) * head
-    return max(forward, backward)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from llm.training.recipe import Activations
 
-_DEAR = [
+DEAR = [
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.bmm.default,
@@ -44,7 +44,7 @@ def checkpoint_activations(block: nn.Module, kept: Activations) -> None:
     forward = block.forward
     options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
     if kept == "selective":
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, _DEAR)
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, DEAR)
 
     def checkpointed(*arguments: Any) -> Tensor:  # a function, which torch.compile sees through
         return checkpoint(forward, *arguments, **options)

@@ -2,7 +2,8 @@
 
 Inputs, weights and gradients of the blocks' linear layers are rounded to 8 bits just before they are
 multiplied, each row with a scale of its own. Weights that the optimizer moves stay fp32, and what is not
-a matrix product of a block, the vocabulary head too, stays as it was. It is torchao's work.
+a matrix product of a block, the vocabulary head too, stays as it was; so do experts, which are stacks, and
+their router, whose choices rounding would change. It is torchao's work.
 """
 
 import dataclasses
@@ -48,12 +49,11 @@ def convert(model: nn.Module, emulate: bool = False) -> None:
 
     def fits(module: nn.Module, name: str) -> bool:
         plain = type(module) is nn.Linear  # not one with an adapter, which would be lost
-        return plain and not any(size % _MULTIPLE for size in module.weight.shape)
+        fitting = plain and not any(size % _MULTIPLE for size in module.weight.shape)
+        return fitting and not name.endswith("router")
 
     blocks = list(model.blocks)  # type: ignore[arg-type]
-    if not any(
-        isinstance(each, nn.Linear) and fits(each, "") for block in blocks for each in block.modules()
-    ):
+    if not any(fits(each, name) for block in blocks for name, each in block.named_modules()):
         raise PrecisionError(f"float8 needs matrices whose sides are multiples of {_MULTIPLE}")
     config = dataclasses.replace(Float8LinearConfig.from_recipe_name("rowwise"), emulate=emulate)
     for block in blocks:

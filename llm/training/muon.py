@@ -8,12 +8,13 @@
 The factor 0.2 · √max(rows, columns) makes the update as large as AdamW's usually is (root mean square 0.2),
 so that learning rate and weight decay carry over from AdamW (Moonlight: Liu et al., 2025, arXiv:2502.16982).
 
-Where one parameter holds several matrices below each other, such as queries, keys and values, each is
-orthogonalised by itself: what stands beside a matrix in memory is no business of its singular values.
+Where one parameter holds several matrices, below each other as queries, keys and values do or stacked as
+experts are, each is orthogonalised by itself: what stands beside a matrix in memory is no business of its
+singular values.
 
 torch.optim.Muon knows no such parts, iterates in bf16 only, and on sharded matrices makes every one of its
 multiplications a collective. Here a matrix travels once: each rank sends its rows of it to the one rank that
-orthogonalises it, and gets them back.
+orthogonalises it, and gets them back. Of a stack whose matrices are cut likewise, each rank gets some whole.
 """
 
 from collections.abc import Sequence
@@ -30,14 +31,14 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 Rows = tuple[int, ...]
-"""Rows of each matrix that a parameter holds, from top to bottom."""
+"""Rows of each matrix that a parameter, or each matrix of a stack, holds, from top to bottom."""
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
     """Muon for some parameters and AdamW for the others, as one optimizer.
 
     Args:
-        muon: groups of 2-D parameters, each with `lr` and `weight_decay`.
+        muon: groups of parameters that are matrices or stacks of them, each with `lr` and `weight_decay`.
         rows: what each of those holds.
         adamw: moves the others.
         momentum: μ above.
@@ -80,10 +81,20 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def orthogonalised(updates: Sequence[Tensor], rows: Sequence[Rows]) -> list[Tensor]:
-    """Each update (Σ rows, columns) orthogonalised and scaled part by part, in its own dtype, sharded as it
-    came.
+    """Each update (Σ rows, columns), or stack of such (n, Σ rows, columns), orthogonalised and scaled part by
+    part, in its own dtype, sharded as it came.
+    """
+    places = [place for place, update in enumerate(updates) if update.ndim == 2]
+    matrices = _matrices([updates[place] for place in places], [rows[place] for place in places])
+    found = dict(zip(places, matrices, strict=True))
+    return [
+        found[place] if place in found else _stack(update, rows[place])
+        for place, update in enumerate(updates)
+    ]
 
-    Updates that are split by rows over N ranks go round N at a time, one to each rank. Any other layout is
+
+def _matrices(updates: Sequence[Tensor], rows: Sequence[Rows]) -> list[Tensor]:
+    """Updates that are split by rows over N ranks go round N at a time, one to each rank. Any other layout is
     gathered on all ranks, which then all do the same work.
     """
     result: list[Tensor] = []
@@ -102,7 +113,7 @@ def orthogonalised(updates: Sequence[Tensor], rows: Sequence[Rows]) -> list[Tens
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
-    """matrix (m, n) = U S Vᵀ -> about U Vᵀ, in its own dtype.
+    """matrix (m, n) = U S Vᵀ -> about U Vᵀ, in its own dtype; or each of a stack (k, m, n).
 
         X ← matrix / ‖matrix‖
         X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X              5 times
@@ -111,18 +122,39 @@ def newton_schulz(matrix: Tensor) -> Tensor:
     and do not converge to 1 exactly.
     """
     a, b, c = COEFFICIENTS
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / x.norm().clamp(min=1e-7)
+    multiply_add = torch.addmm if matrix.ndim == 2 else torch.baddbmm
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = multiply_add(x, multiply_add(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 def _by_parts(update: Tensor, rows: Rows) -> Tensor:
-    parts = update.split(list(rows))
-    return torch.cat([0.2 * max(part.shape) ** 0.5 * newton_schulz(part) for part in parts])
+    parts = update.split(list(rows), dim=-2)
+    return torch.cat([0.2 * max(part.shape[-2:]) ** 0.5 * newton_schulz(part) for part in parts], dim=-2)
+
+
+def _stack(update: Tensor, rows: Rows) -> Tensor:
+    """A stack of matrices, of which a rank has some, or a part of each, or a part of each of some."""
+    if not isinstance(update, DTensor):
+        return _by_parts(update, rows)
+    own, cut = update.to_local(), [dim for dim, each in enumerate(update.placements) if each == Shard(1)]
+    assert len(cut) <= 1, f"experts' matrices are cut once, by rows: {update.placements}"
+    if not cut:
+        return _sharded_like(update, _by_parts(own, rows))
+    group, world = update.device_mesh.get_group(cut[0]), update.device_mesh.size(cut[0])
+    shares = [_rows_of(len(own), world, each) for each in range(world)]
+    mine, (height, width) = shares[update.device_mesh.get_local_rank(cut[0])], own.shape[1:]
+    sent, received = [share * height * width for share in shares], [mine * height * width] * world
+    pieces = own.new_empty(world, mine, height, width)
+    dist.all_to_all_single(pieces.view(-1), own.flatten(), received, sent, group)
+    whole = _by_parts(pieces.transpose(0, 1).reshape(mine, world * height, width), rows)
+    pieces, back = whole.view(mine, world, height, width).transpose(0, 1), torch.empty_like(own)
+    dist.all_to_all_single(back.view(-1), pieces.flatten(), sent, received, group)
+    return _sharded_like(update, back)
 
 
 def _split_by_rows(update: DTensor) -> bool:

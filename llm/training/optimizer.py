@@ -72,8 +72,9 @@ def with_muon(
 ) -> MuonWithAdamW:
     """Take the matrices of the blocks out of `optimizer`, an `adamw` of `model`, and give them to Muon.
 
-    Embedding tables, heads, norms and biases stay with AdamW: a table is a list of vectors, of which a batch
-    touches few, and the other two are no matrices (Jordan et al., 2024).
+    Embedding tables, heads, routers, norms and biases stay with AdamW: a table is a list of vectors, of which
+    a batch touches few, a router and a head score one by one, and the last two are no matrices (Jordan et
+    al., 2024).
 
     Args:
         momentum: of Muon.
@@ -95,19 +96,19 @@ def with_muon(
 
 
 def is_hidden_matrix(name: str, parameter: torch.Tensor) -> bool:
-    """Whether a parameter is a matrix of a block. Stacks of matrices, as experts are, are not."""
-    return parameter.ndim == 2 and "blocks." in name
+    """Whether a parameter is a matrix of a block, or a stack of matrices, as experts are; no router."""
+    return parameter.ndim >= 2 and "blocks." in name and not name.endswith(".router.weight")
 
 
 def matrices_of(name: str, shape: torch.Size, config: ModelConfig) -> Rows:
-    """Rows of each of the matrices that a block keeps in one parameter, from top to bottom."""
+    """Rows of each of the matrices that a block, or an expert, keeps in one parameter, from top to bottom."""
     kind = name.removesuffix(".weight").rpartition(".")[2]
     if kind == "qkv":
         kv = config.n_kv_heads * config.head_dim
         return (config.n_heads * config.head_dim, kv, kv)
     if kind in ("kv", "gate_up"):
-        return (shape[0] // 2, shape[0] // 2)
-    return (shape[0],)
+        return (shape[-2] // 2, shape[-2] // 2)
+    return (shape[-2],)
 
 
 def begin_state(optimizer: torch.optim.Optimizer) -> None:

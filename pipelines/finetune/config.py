@@ -63,6 +63,15 @@ class FinetuneConfig(TrainingConfig):
         return self
 
     @model_validator(mode="after")
+    def _matrices_with_adapters_are_not_rounded(self) -> Self:
+        if self.adapters is not None and self.float8:
+            raise ValueError(
+                f"float8: matrices with adapters (lora.rank={self.lora.rank}) are not multiplied in float8; "
+                "leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_is_one_model_to_begin_with(self) -> Self:
         if not self.from_scratch:
             if self.tokenizer is not None:
@@ -87,7 +96,9 @@ class FinetuneConfig(TrainingConfig):
 
     def what(self) -> dict[str, Any]:
         """With the shape of a new model in place of its name."""
-        return super().what() | ({"model": self.model.what()} if self.from_scratch else {})
+        if not self.from_scratch:
+            return super().what()
+        return super().what() | {"model": self.model.what()} | self.moving(self.model.shape(vocab_size=1))
 
     @property
     def from_scratch(self) -> bool:

@@ -86,6 +86,7 @@ class PretrainConfig(TrainingConfig):
         What stands at its default is left out: a field that is added one day then changes no version.
         """
         what = super().what() | {"model": self.model.what()} | self.sources.what()
+        what |= self.moving(self.model.shape(vocab_size=1))
         objective = what.pop("objective")
         read = _OBJECTIVE_OPTIONS[self.family]
         return what | ({"objective": {name: objective[name] for name in read}} if read else {})

@@ -36,6 +36,16 @@ def test_loss_is_near_and_only_blocks_are_rounded():
     assert "Linear" not in kinds
 
 
+def test_of_a_mixture_attention_alone_is_rounded():
+    """Whose router would fit."""
+    pytest.importorskip("torchao")
+    model = Decoder(CONFIG.model_copy(update={"n_experts": 16, "experts_per_token": 2}))
+    convert(model, emulate=True)
+    kinds = {name: type(module).__name__ for name, module in model.blocks[0].named_modules()}
+    rounded = {name for name, kind in kinds.items() if "Float8" in kind}
+    assert rounded == {"attention.qkv", "attention.out"}
+
+
 def test_a_model_without_a_fitting_matrix_is_refused():
     pytest.importorskip("torchao")
     with pytest.raises(PrecisionError, match="multiples of 16"):

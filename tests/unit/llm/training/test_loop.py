@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from llm.models.decoder import Decoder
+from llm.models.load import build
+from llm.models.presets import model_config
 from llm.training import outliers
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.ema import average_weights
@@ -29,6 +30,12 @@ PLAIN = dataclasses.replace(
 EVERYTHING = dataclasses.replace(
     PLAIN, algorithm="muon", ema_decay=0.8, outlier_sigmas=50.0, activation_checkpointing="selective"
 )
+SMALL = {"vocab_size": 64, "d_model": 48, "n_layers": 1, "d_ff": 48}
+OTHERS = {
+    "encoder-decoder": model_config("t5-tiny", **SMALL, n_encoder_layers=1),
+    "encoder": model_config("bert-tiny", **SMALL),
+    "mixture of experts": CONFIG.model_copy(update={"n_experts": 4, "experts_per_token": 2}),
+}
 BAD = 8
 """A step whose batch gives a gradient a thousand times as large as others do."""
 
@@ -42,10 +49,10 @@ def a_short_window(monkeypatch):
     monkeypatch.setattr(outliers, "ENOUGH", 4)
 
 
-def a_run(folder, recipe, kill_at=None, **changes):
+def a_run(folder, recipe, kill_at=None, config=CONFIG, **changes):
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
-    model = Decoder(CONFIG)
+    model = build(config).to_empty(device="cpu")
     model.init_weights(seed=1)
 
     def micro_batches(step):
@@ -53,12 +60,14 @@ def a_run(folder, recipe, kill_at=None, **changes):
             raise Killed
         tokens = torch.randint(CONFIG.vocab_size, (4, 10), generator=torch.Generator().manual_seed(step))
         tokens[0, 0] = step  # which the loss can tell
-        return [(tokens, next_token_targets(tokens))]
+        read = [tokens.flip(1)] if config.family == "encoder-decoder" else []
+        return [(*read, tokens, next_token_targets(tokens))]
 
     usual = language_model_loss(model, z_loss=1e-3)
 
-    def loss_sum(tokens, targets):
-        loss, z_loss = usual(tokens, targets)
+    def loss_sum(*micro_batch):
+        loss, z_loss = usual(*micro_batch)
+        tokens = micro_batch[-2]
         return (loss * (1000 if tokens[0, 0] == BAD else 1), z_loss)
 
     run = TrainingRun(
@@ -104,6 +113,21 @@ def test_a_resumed_run_equals_one_that_was_left_alone(tmp_path, whole, kill_at):
     assert (tmp_path / "metrics.jsonl").read_bytes() == (whole.folder / "metrics.jsonl").read_bytes()
     train(again := a_run(tmp_path, EVERYTHING, kill_at=12))
     assert_equal(weights_of(again), weights_of(whole))
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_so_does_one_of_any_other_family(tmp_path, family):
+    """Killed after the outlier, it meets that again."""
+    config = OTHERS[family]
+    train(left_alone := a_run(tmp_path / "whole", EVERYTHING, config=config))
+    with pytest.raises(Killed):
+        train(a_run(tmp_path / "killed", EVERYTHING, kill_at=BAD + 2, config=config))
+    resumed = a_run(tmp_path / "killed", EVERYTHING, config=config)
+    train(resumed)
+    assert_equal(weights_of(resumed), weights_of(left_alone))
+    logs = [run.folder / "metrics.jsonl" for run in (resumed, left_alone)]
+    assert logs[0].read_bytes() == logs[1].read_bytes()
+    assert read_records(logs[0])[-1]["skipped_steps"] == 1
 
 
 def test_an_outlier_moves_nothing_and_is_counted(tmp_path, whole):

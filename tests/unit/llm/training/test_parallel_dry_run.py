@@ -1,11 +1,21 @@
-"""What the ranks of a layout would hold makes one whole model."""
+"""What the ranks of a layout would hold makes one whole model, and is what the planner estimates."""
 
 import pytest
+import torch
+from torch.profiler import profile
 
+from llm.models.attention import Scoring, causal
+from llm.models.layers import Block
 from llm.models.parameters import parameter_count
+from llm.models.positions.rope import rotation
 from llm.models.presets import model_config
-from llm.training.parallel.dry_run import dry_run
+from llm.planning.memory import Step, training_memory
+from llm.training.activation_checkpointing import checkpoint_activations
+from llm.training.parallel import dry_run as module
+from llm.training.parallel.block_activations import block_activations
+from llm.training.parallel.dry_run import as_rank, dry_run
 from llm.training.parallel.layout import LayoutError, ParallelLayout
+from llm.training.parallel.ranks import arrange
 
 CONFIG = model_config("tiny-100k", 500, d_model=48, n_heads=4, n_kv_heads=2, d_ff=100, tie_embeddings=False)
 
@@ -46,10 +56,10 @@ def test_activations_of_a_block_by_hand():
     one = dry_run(CONFIG, ParallelLayout(), micro_batch=2, seq_len=32)
     divided = dry_run(CONFIG, ParallelLayout(tensor=2), micro_batch=2, seq_len=32)
     d, heads, kv, ff = 48, 48, 24, 100
-    norm = 4 * d + 4 * d + 2 * d  # the input in fp32 and normalised, and the output, a matmul's input
+    norm = 2 * d + 4 + 2 * d  # the input, the inverse root, and the output, a matmul's input
     attention = 2 * (heads + 2 * kv + heads + kv + heads)  # qkv for v's sake, q and k rotated, what comes out
     feed_forward = 2 * (2 * ff + ff + ff)  # gate and up, silu(gate), their product
-    by_hand = 64 * CONFIG.n_layers * (norm + attention + norm + feed_forward)
+    by_hand = 64 * (CONFIG.n_layers * (norm + attention + norm + feed_forward) + 2 * d + 2 * d)
     assert by_hand <= one.activations <= 1.05 * by_hand
     assert one.activations / 2 < divided.activations < 0.8 * one.activations
 
@@ -57,3 +67,75 @@ def test_activations_of_a_block_by_hand():
 def test_a_layout_that_does_not_fit():
     with pytest.raises(LayoutError, match="n_kv_heads=2"):
         dry_run(CONFIG, ParallelLayout(tensor=4), seq_len=32)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+@pytest.mark.parametrize(
+    "preset", ["llama-15m", "gpt2", "moe-280m", "t5-small", "t5-v1.1-small", "transformer-base", "bert-base"]
+)
+def test_it_agrees_with_the_planner_where_ranks_only_shard(preset, checkpointing):
+    """Who counts a closed form, of experts' copies a little more than is kept."""
+    config = model_config(preset, n_layers=2)
+    layout, step = ParallelLayout(shard=4), Step(2, 512, ranks=4, checkpointing=checkpointing == "full")
+    seen = dry_run(config, layout, micro_batch=2, seq_len=512, activation_checkpointing=checkpointing)
+    expected = training_memory(config, step)
+    assert seen.activations == pytest.approx(expected.activations, rel=0.08 if config.n_experts else 0.005)
+    assert seen.loss == expected.loss
+    found = (seen.parameters, seen.gradients, seen.optimizer)
+    assert found == pytest.approx((expected.weights, expected.gradients, expected.optimizer), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("preset", "checkpointing"),
+    [("gpt2", "none"), ("gpt2", "selective"), ("gpt2", "full"), ("llama-15m", "selective")],
+)
+def test_what_a_block_keeps_is_what_one_was_seen_to_keep(preset, checkpointing):
+    """By torch's allocator, between the passes on a CPU."""
+    config = model_config(preset, 500, d_model=48, n_heads=4, n_kv_heads=4, d_ff=100, max_seq_len=32)
+    with as_rank(0, 1):
+        ranks = arrange(ParallelLayout(), torch.device("cpu"))
+        counted = block_activations(config, ranks, 2, 32, torch.float32).kept(checkpointing)
+    block, x = Block(config, layer=0), torch.randn(2, 32, 48, requires_grad=True)
+    checkpoint_activations(block, checkpointing)
+    turned = rotation(torch.arange(32).unsqueeze(0), config) if config.position == "rope" else None
+    attend = causal(Scoring(0.3, 32, x.device))
+    with profile(profile_memory=True) as seen:
+        y = block(x, turned, attend)
+    held = sum(each.nbytes() for each in seen.profiler.kineto_results.events() if each.name() == "[memory]")
+    assert y.shape == x.shape  # the next block's input, as large as this one's
+    assert counted == pytest.approx(held, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["t5-small", "bert-base"])
+def test_shards_of_other_families_are_one_model_too(preset):
+    config = model_config(preset, 500, n_layers=2)
+    ranks = [dry_run(config, ParallelLayout(shard=3), rank=rank, seq_len=32) for rank in range(3)]
+    assert sum(each.parameters for each in ranks) == 4 * parameter_count(config)
+
+
+def test_a_stage_recomputes_one_block_however_many_it_has_under_way():
+    layout = ParallelLayout(pipeline=2)
+    none, full = (
+        dry_run(CONFIG, layout, seq_len=32, activation_checkpointing=kept) for kept in ("none", "full")
+    )
+    block = none.activations - full.activations  # in two micro-batches of one block each
+    assert full.recomputed == block // 2
+    assert none.recomputed == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["t5-11b", "--tensor", "8"], "dry_run: tensor=8 is for decoders; use shard for an encoder-decoder"),
+        (["bert-large", "--pipeline", "2"], "dry_run: pipeline=2 is for decoders"),
+        (["llama-15m", "--shard", "0"], "dry_run: shard=0 must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["dry_run", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(words)
+    assert said.count("\n") == 1

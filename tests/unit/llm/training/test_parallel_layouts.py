@@ -19,7 +19,7 @@ from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.expert_load import expert_load
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
-from llm.training.optimizer import adamw
+from llm.training.optimizer import adamw, with_muon
 from llm.training.parallel.layout import ParallelLayout
 from llm.training.parallel.parallelize import parallelize
 from llm.training.parallel.pipeline import DecoderStage, Pipeline
@@ -59,6 +59,7 @@ class Case:
     config: object
     opening_id: int | None = None
     z_loss: float = 0.0
+    muon: bool = False
 
 
 CASES = {
@@ -73,6 +74,8 @@ CASES = {
     "four stages with one table": Case(ParallelLayout(pipeline=4), DEEP),
     "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
     "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
+    "experts and shard, moved by Muon": Case(ParallelLayout(shard=4, expert=2), EXPERTS, muon=True),
+    "experts in copies, moved by Muon": Case(ParallelLayout(replicate=2, shard=2), EXPERTS, muon=True),
     "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
     "experts over tensor, context": Case(ParallelLayout(context=2, tensor=2, expert=2), EXPERTS),
     "experts whole, tensor": Case(ParallelLayout(shard=2, tensor=2), EXPERTS),
@@ -122,13 +125,14 @@ def plainly(case: Case):
     with torch.no_grad():
         logits = model(batch(0)[0])
     alone = replace(case, layout=ParallelLayout())
-    curve = steps(model, optimizer_of(model), alone, None, range(STEPS))
+    curve = steps(model, optimizer_of(model, case), alone, None, range(STEPS))
     return curve, logits, model.state_dict()
 
 
-def optimizer_of(model):
+def optimizer_of(model, case: Case):
     """With an epsilon above rounding: gradients that are 0 but for it (of a key's bias) move nothing."""
-    return adamw(model, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-5)
+    optimizer = adamw(model, 1e-2, weight_decay=0.1, betas=(0.9, 0.95), eps=1e-5)
+    return with_muon(optimizer, model, 0.95, torch.float32) if case.muon else optimizer
 
 
 def dividedly(case: Case):
@@ -136,7 +140,7 @@ def dividedly(case: Case):
     model.init_weights(seed=3)
     with torch.no_grad():
         logits = model(batch(0)[0], readout=F.linear)  # An evaluation sees whole rows, and all stages.
-    curve = steps(model, optimizer_of(model), case, ranks, range(STEPS))
+    curve = steps(model, optimizer_of(model, case), case, ranks, range(STEPS))
     return curve, logits, gather_weights(model, ranks)
 
 
@@ -162,7 +166,7 @@ def save_then_go_on(folder, case):
     """Two steps under one layout."""
     model, ranks = divided(case)
     model.init_weights(seed=3)
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, case)
     steps(model, optimizer, case, ranks, range(2))
     with CheckpointSaver(CheckpointPlace(folder, keep=1)) as saver:
         saver.save(2, model, optimizer, {}, {})
@@ -172,7 +176,7 @@ def save_then_go_on(folder, case):
 def reloaded(folder, case):
     """The last under another."""
     model, ranks = divided(case)
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, case)
     load_checkpoint(newest_checkpoint(folder), model, optimizer)
     curve = steps(model, optimizer, case, ranks, range(2, STEPS))
     return curve, None, gather_weights(model, ranks)
@@ -216,7 +220,7 @@ def test_a_checkpoint_is_continued_under_any_layout(name, on_four_ranks, folder)
     assert_equal_weights(weights, expected_weights)
 
     model = build(case.config).to_empty(device="cpu")
-    optimizer = optimizer_of(model)
+    optimizer = optimizer_of(model, case)
     load_checkpoint(newest_checkpoint(folder / name), model, optimizer)
     alone = replace(case, layout=ParallelLayout())
     curve = steps(model, optimizer, alone, None, range(2, STEPS))

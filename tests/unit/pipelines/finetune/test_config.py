@@ -44,6 +44,7 @@ def test_every_option_of_an_adapter_is_part_of_the_version():
             ["--lora.rank", "4", "--optimizer.embedding-scale", "3"],
             r"embedding_scale=3.0: with adapters \(lora.rank=4\) embeddings and head stay as they are",
         ),
+        (["--lora.rank", "4", "--float8"], r"float8: matrices with adapters \(lora.rank=4\).*leave out one"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words):

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from pipelines.finetune.config import FinetuneConfig
 from pipelines.pretrain.config import PretrainConfig
 
 
@@ -116,6 +117,15 @@ def test_options_that_came_later_change_no_version_until_they_are_used():
     assert PretrainConfig(float8=True).what() == base.what() | {"float8": True}
     how = {"activation_checkpointing": "full", "deterministic": True, "compile": True}
     assert PretrainConfig(**how).what() == base.what()
+
+
+def test_muon_of_experts_is_another_model_than_when_it_left_them_to_adamw():
+    muon, experts = {"optimizer": {"algorithm": "muon"}}, {"model": {"preset": "moe-280m"}}
+    assert PretrainConfig(**muon, **experts).what()["muon_moves"] == "experts"
+    assert "muon_moves" not in PretrainConfig(**muon).what() | PretrainConfig(**experts).what()
+    new = FinetuneConfig(**muon, **experts, tokenizer="small")
+    assert new.what()["muon_moves"] == "experts"
+    assert "muon_moves" not in FinetuneConfig(**muon).what()
 
 
 def test_a_model_is_what_its_shape_says_and_not_what_it_is_called():
