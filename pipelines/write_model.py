@@ -1,6 +1,5 @@
 """The final weights of a language model, in our form and in Hugging Face's."""
 
-import contextlib
 import shutil
 
 from torch import Tensor
@@ -34,7 +33,7 @@ def write_language_model(
     save_model(path, weights, config)
     # A run that was killed here, and now goes on, may have written half of it.
     shutil.rmtree(path / EXPORT, ignore_errors=True)
-    with contextlib.suppress(Unsupported):
+    try:
         export_model(
             weights.__getitem__,
             config,
@@ -43,6 +42,8 @@ def write_language_model(
             added_pieces=ADDED_PIECES[config.family],
             special_ids=special_ids,
         )
+    except Unsupported:  # perhaps only of the tokenizer, which is written last
+        shutil.rmtree(path / EXPORT, ignore_errors=True)
     exported = sorted(
         each.relative_to(path).as_posix() for each in (path / EXPORT).rglob("*") if each.is_file()
     )
