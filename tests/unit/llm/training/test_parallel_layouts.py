@@ -49,6 +49,8 @@ EXPERTS = UNTIED.model_copy(
         "router_z_coefficient": 0.1,
     }
 )
+T5 = model_config("t5-tiny", 100, d_ff=48)
+BERT = model_config("bert-tiny", 100, d_model=32, d_ff=48, max_seq_len=16)
 DEEP = LLAMA.model_copy(update={"n_layers": 4})
 STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
 
@@ -64,6 +66,8 @@ class Case:
 
 CASES = {
     "copies of a sharded model": Case(ParallelLayout(replicate=2, shard=2), LLAMA),
+    "copies of a sharded encoder-decoder": Case(ParallelLayout(replicate=2, shard=2), T5),
+    "copies of a sharded encoder": Case(ParallelLayout(replicate=2, shard=2), BERT),
     "tensor and shard": Case(ParallelLayout(shard=2, tensor=2), LLAMA, OPENING),
     "tensor and copies, with biases": Case(ParallelLayout(replicate=2, tensor=2), GPT),
     "context and shard, documents apart": Case(ParallelLayout(shard=2, context=2), LLAMA, OPENING),
@@ -82,12 +86,15 @@ CASES = {
 }
 
 
-def batch(step: int):
-    """Rows of which some have few targets: a mean of means over ranks would show."""
+def batch(step: int, config):
+    """Rows of which some have few targets: a mean of means over ranks would show. An encoder reads the text
+    backwards.
+    """
     generator = torch.Generator().manual_seed(step)
     tokens = torch.randint(100, (SEQUENCES, LENGTH), generator=generator)
     learned = torch.rand(tokens.shape, generator=generator) < torch.linspace(0.1, 1, SEQUENCES).unsqueeze(1)
-    return tokens, next_token_targets(tokens, learned)
+    read = [tokens.flip(1)] if config.family == "encoder-decoder" else []
+    return *read, tokens, next_token_targets(tokens, learned)
 
 
 def steps(model, optimizer, case: Case, ranks, numbers):
@@ -99,9 +106,9 @@ def steps(model, optimizer, case: Case, ranks, numbers):
     seen = []
     for step in numbers:
         first = ranks.place.data * share if ranks else 0
-        tokens, targets = (each[first : first + share] for each in batch(step))
+        mine = [each[first : first + share] for each in batch(step, case.config)]
         size = share // max(2, layout.pipeline)
-        parts = list(zip(tokens.split(size), targets.split(size), strict=True))
+        parts = list(zip(*(each.split(size) for each in mine), strict=True))
         loss_sum = language_model_loss(model, case.opening_id, ranks, case.z_loss)
         result = train_step(model, optimizer, parts, loss_sum, 1e-2, 0.5, layout.copies, backward)
         load = expert_load(model).values() if model.config.n_experts else ()
@@ -123,7 +130,7 @@ def plainly(case: Case):
     model = build(case.config).to_empty(device="cpu")
     model.init_weights(seed=3)
     with torch.no_grad():
-        logits = model(batch(0)[0])
+        logits = model(*batch(0, case.config)[:-1])
     alone = replace(case, layout=ParallelLayout())
     curve = steps(model, optimizer_of(model, case), alone, None, range(STEPS))
     return curve, logits, model.state_dict()
@@ -139,7 +146,9 @@ def dividedly(case: Case):
     model, ranks = divided(case)
     model.init_weights(seed=3)
     with torch.no_grad():
-        logits = model(batch(0)[0], readout=F.linear)  # An evaluation sees whole rows, and all stages.
+        logits = model(
+            *batch(0, case.config)[:-1], readout=F.linear
+        )  # An evaluation sees whole rows, and all stages.
     curve = steps(model, optimizer_of(model, case), case, ranks, range(STEPS))
     return curve, logits, gather_weights(model, ranks)
 
