@@ -1,7 +1,7 @@
 """A Hugging Face directory, read and written: config.json, weights, tokenizer.
 
-What is imported computes what transformers computes, and what is exported is loaded by transformers and vLLM
-unchanged. Weights become fp32 on their way in.
+What is imported computes what transformers computes, and what is exported is loaded by transformers
+unchanged, whose files vLLM reads too. Weights become fp32 on their way in.
 """
 
 import json
