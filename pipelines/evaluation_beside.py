@@ -174,11 +174,12 @@ class EvaluationBeside:
 
     def _publish(self) -> None:
         """What could not be published is, with the next evaluation or at the end."""
-        if self._is_published or not self._job.ticket.is_current():
+        if self._is_published:
             return
         try:
-            self._job.workspace.publish([EVALUATIONS])
-            self._is_published = True
+            if self._job.ticket.is_current():
+                self._job.workspace.publish([EVALUATIONS])
+                self._is_published = True
         except (OSError, UserError) as error:
             self._say(f"{EVALUATIONS} stays on this machine for now: {_why(error)}")
 

@@ -31,6 +31,13 @@ DEAR = [
 ]
 """Operations whose results are dear: matrix products, and attention by any of torch's fused kernels."""
 
+# Names of ranges for profilers. Selective checkpointing counts operations, and FSDP around experts gives
+# itself more of these when it computes again than the first time.
+torch.utils.checkpoint.SAC_IGNORED_OPS |= {
+    torch.ops.profiler._record_function_enter_new.default,
+    torch.ops.profiler._record_function_exit._RecordFunction,
+}
+
 
 def checkpoint_activations(block: nn.Module, kept: Activations) -> None:
     """Let `block` keep only so much of each forward pass, from the next one on.

@@ -120,7 +120,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         checkpoint_activations(block, recipe.activation_checkpointing)
         if recipe.compile:
             block.compile()
-    loss_sum = run.loss_sum or language_model_loss(model, compiled=recipe.compile)
+    loss_sum = watch.following(run.loss_sum or language_model_loss(model, compiled=recipe.compile))
     device = next(model.parameters()).device
     split = StepSplit(device)
 

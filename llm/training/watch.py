@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 import torch
 
@@ -121,6 +121,17 @@ class StepWatch:
         if self._phase == "step":
             self._step_ends()
         self._phase, self._step, self._moved = phase, step, time.monotonic()
+
+    def following(self, loss_sum: Callable[..., Any]) -> Callable[..., Any]:
+        """`loss_sum`, of which each call is progress: a step of many micro-batches may be long, and a process
+        alone begins no collectives in it.
+        """
+
+        def followed(*micro_batch: Any) -> Any:
+            self._moved = time.monotonic()
+            return loss_sum(*micro_batch)
+
+        return followed
 
     def _step_ends(self) -> None:
         """Own times are of whole steps, and not of the first, which is like no other."""

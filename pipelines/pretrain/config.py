@@ -163,6 +163,11 @@ class PretrainConfig(TrainingConfig):
             raise ValueError(f"document_mask keeps documents apart in a decoder, and {preset} is none")
         if family == "encoder-decoder":
             self._check_spans()
+        if family == "encoder" and round(self.objective.mask_rate * self.seq_len) == 0:
+            raise ValueError(
+                f"seq_len={self.seq_len} with objective.mask_rate={self.objective.mask_rate} masks no token: "
+                "raise either"
+            )
         return self
 
     def _check_spans(self) -> None:

@@ -83,8 +83,12 @@ def divide_block(block: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def own_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:
-    """rows (batch, seq, …) -> this rank's part of them, (batch, seq / ranks, …)."""
-    return rows.chunk(mesh.size(), dim=1)[mesh.get_local_rank()]
+    """rows (batch, seq, …) -> this rank's part of them, (batch, seq / ranks, …).
+
+    Contiguous, as what goes into every later block: for two kinds of strides torch.compile would make them
+    symbols, which DTensor cannot have.
+    """
+    return rows.chunk(mesh.size(), dim=1)[mesh.get_local_rank()].contiguous()
 
 
 def whole_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:

@@ -10,6 +10,7 @@ import ray
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.storage import open_storage
 from cluster.artifacts.workspace import Workspace
+from cluster.errors import StorageError
 from cluster.placement import Share
 from llm.training.metrics_log import read_records
 from pipelines import evaluation_beside
@@ -195,6 +196,24 @@ def test_what_cannot_be_published_is_measured_and_published_later(run, evaluatio
     assert len(evaluations.begun) == 1
     run.beside.finish()
     assert published == [["evaluations.jsonl"]] * 2
+
+
+def test_storage_that_does_not_say_who_holds_the_run_ends_nothing(run, evaluations):
+    answers = iter([True, StorageError("the bucket is away"), True])
+
+    def is_current():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    run.ticket.is_current = is_current
+    run.beside.look([STEP, COMMITTED])
+    evaluations.end({"step": STEPS})
+    run.beside.look([STEP])
+    assert run.said == ["evaluations.jsonl stays on this machine for now: the bucket is away"]
+    run.beside.finish()
+    assert run.workspace.folder.read("evaluations.jsonl")
 
 
 def test_a_run_that_was_taken_over_is_not_written_to(run, evaluations):

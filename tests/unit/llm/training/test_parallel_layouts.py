@@ -13,6 +13,7 @@ from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 from llm.models.load import build
 from llm.models.presets import model_config
+from llm.training.activation_checkpointing import checkpoint_activations
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
@@ -62,6 +63,8 @@ class Case:
     opening_id: int | None = None
     z_loss: float = 0.0
     muon: bool = False
+    checkpointing: str = "none"
+    compiled: bool = False
 
 
 CASES = {
@@ -69,6 +72,7 @@ CASES = {
     "copies of a sharded encoder-decoder": Case(ParallelLayout(replicate=2, shard=2), T5),
     "copies of a sharded encoder": Case(ParallelLayout(replicate=2, shard=2), BERT),
     "tensor and shard": Case(ParallelLayout(shard=2, tensor=2), LLAMA, OPENING),
+    "tensor and shard, compiled": Case(ParallelLayout(shard=2, tensor=2), LLAMA, compiled=True),
     "tensor and copies, with biases": Case(ParallelLayout(replicate=2, tensor=2), GPT),
     "context and shard, documents apart": Case(ParallelLayout(shard=2, context=2), LLAMA, OPENING),
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
@@ -80,6 +84,9 @@ CASES = {
     "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
     "experts and shard, moved by Muon": Case(ParallelLayout(shard=4, expert=2), EXPERTS, muon=True),
     "experts in copies, moved by Muon": Case(ParallelLayout(replicate=2, shard=2), EXPERTS, muon=True),
+    "experts alone, some computed again": Case(
+        ParallelLayout(shard=4, expert=4), EXPERTS, checkpointing="selective"
+    ),
     "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
     "experts over tensor, context": Case(ParallelLayout(context=2, tensor=2, expert=2), EXPERTS),
     "experts whole, tensor": Case(ParallelLayout(shard=2, tensor=2), EXPERTS),
@@ -123,6 +130,10 @@ def divided(case: Case):
         model = DecoderStage(case.config, ranks) if staged else build(case.config)
     parallelize(model, ranks, "fp32")
     model.to_empty(device="cpu")
+    for block in model.blocks:
+        checkpoint_activations(block, case.checkpointing)
+        if case.compiled:
+            block.compile(backend="eager")
     return model, ranks
 
 

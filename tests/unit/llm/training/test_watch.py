@@ -1,5 +1,6 @@
 """A rank that hangs or is slow is named; what is left is enough to find out where it was."""
 
+import dataclasses
 import gzip
 import json
 import multiprocessing
@@ -24,7 +25,7 @@ from llm.training.parallel import overlap
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.profile_window import ProfileRequest
 from llm.training.watch import EXIT_HUNG, Observer
-from tests.unit.llm.training.checkpointed_run import CONFIG, a_run, micro_batches
+from tests.unit.llm.training.checkpointed_run import CONFIG, RECIPE, a_run, micro_batches
 from tests.unit.llm.training.on_ranks import _PROCESSES as PROCESSES
 
 BAD_STEP = 5
@@ -130,6 +131,32 @@ def steps_in(trace: Path) -> list[str]:
     events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     assert any(event["name"] == "aten::mm" for event in events)
     return sorted({each["name"] for each in events if each["name"].startswith("step ")})
+
+
+def test_a_long_step_of_many_micro_batches_is_no_hang(tmp_path):
+    """In one process, which begins no collectives."""
+    alone = PROCESSES.Process(target=one_that_accumulates, args=(tmp_path,))
+    alone.start()
+    alone.join(100)
+    assert alone.exitcode == 0
+    assert not (tmp_path / "hangs").exists()
+
+
+def one_that_accumulates(folder: Path) -> None:
+    watch.FIRST_STEP = 1.0
+    run = a_run(
+        folder,
+        recipe=dataclasses.replace(RECIPE, steps=2),
+        micro_batches=lambda step: micro_batches(step) * 5,
+        observer=Observer(hang_timeout=1.5),
+    )
+    usual = language_model_loss(run.model)
+
+    def loss_sum(*micro_batch):
+        time.sleep(0.5)
+        return usual(*micro_batch)
+
+    train(dataclasses.replace(run, loss_sum=loss_sum))
 
 
 def test_a_slow_rank_is_named_and_its_waiting_for_data_is_no_hang(tmp_path):

@@ -41,6 +41,10 @@ from pipelines.pretrain.config import PretrainConfig
             {"model": {"preset": "bert-tiny"}, "objective": {"noise_density": 0.4}},
             "objective.noise_density=0.4 is for an encoder-decoder, and bert-tiny is none",
         ),
+        (
+            {"model": {"preset": "bert-tiny"}, "seq_len": 32, "objective": {"mask_rate": 0.015}},
+            "seq_len=32 with objective.mask_rate=0.015 masks no token",
+        ),
         ({"model": {"preset": "t5-tiny"}, "objective": {"noise_density": 1}}, "less than 1"),
         (
             {
