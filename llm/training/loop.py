@@ -162,9 +162,10 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
             saver.wait()
             raise NonFiniteError(f"step {step + 1}: {error}{_where(run, step)}. {_mend(run)}") from None
         seconds = time.perf_counter() - started
+        done = step + 1
+        asked_for = last.due(done)  # Still in the step: if rank 0 stands still, this is a hang too.
         watch.begins("other", step)
 
-        done = step + 1
         metrics = {"step": done, "loss": result.loss, "learning_rate": rate}
         metrics |= {"grad_norm": result.grad_norm, "tokens": result.tokens}
         if result.z_loss:
@@ -177,7 +178,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
             metrics |= run.evaluate()
         recorder.record(metrics, seconds, data_wait)
         saver.check()
-        if last.due(done) or done % recipe.checkpoint_every == 0 or done == recipe.steps:
+        if asked_for or done % recipe.checkpoint_every == 0 or done == recipe.steps:
             last.saving()
             recorder.flush(durable=True)
             state = {"data": run.data_state(done), "precision": run.precision}
