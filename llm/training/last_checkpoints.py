@@ -28,20 +28,23 @@ class LastCheckpoints:
 
     def __init__(self, noticed: Callable[[], bool]) -> None:
         self._noticed, self._board = noticed, Noticeboard()
-        self._saving, self._not_before = False, 0.0
+        self._saving: int | None = None
+        self._not_before = 0.0
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is to be saved after `step` steps; asked after every step."""
         due = bool(self._board.told_by(0, _TOPIC) == step)
-        idle = not due and not self._saving and time.monotonic() >= self._not_before
+        idle = not due and self._saving is None and time.monotonic() >= self._not_before
         if self._board.rank == 0 and idle and self._noticed():
             self._board.tell(_TOPIC, step + 1)
         return due
 
-    def saving(self) -> None:
-        """A checkpoint is begun, this one or one that was due anyway."""
-        self._saving = True
+    def saving(self, step: int) -> None:
+        """The checkpoint of a step is begun, this one or one that was due anyway."""
+        self._saving = step
 
-    def saved(self, held_up: float) -> None:
-        """It is committed, and has held up training for so many seconds."""
-        self._saving, self._not_before = False, time.monotonic() + held_up / _SHARE
+    def saved(self, step: int, held_up: float) -> None:
+        """One is committed, and has held up training for so many seconds. The next may have been begun."""
+        self._not_before = time.monotonic() + held_up / _SHARE
+        if step == self._saving:
+            self._saving = None

@@ -135,7 +135,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
     last = LastCheckpoints(run.observer.noticed)
 
     def checkpointed(step: int, held_up: float, committed: float) -> None:
-        last.saved(held_up)
+        last.saved(step, held_up)
         recorder.checkpointed(step, held_up, committed)
 
     for step in range(first_step, recipe.steps):
@@ -179,7 +179,7 @@ def _train(run: TrainingRun, saver: CheckpointSaver, watch: StepWatch) -> None:
         recorder.record(metrics, seconds, data_wait)
         saver.check()
         if asked_for or done % recipe.checkpoint_every == 0 or done == recipe.steps:
-            last.saving()
+            last.saving(done)
             recorder.flush(durable=True)
             state = {"data": run.data_state(done), "precision": run.precision}
             if outliers is not None:

@@ -29,7 +29,7 @@ _NOTICE_SECONDS = 15.0
 _SAME_LOSS = 3e-4
 """Relative. Sums over one worker and over two differ in their rounding, and that grows with the steps.
 
-A lost optimizer state moves some loss by 5e-4 or more, a wrong batch by 1e-2 (at the rate below).
+A lost optimizer state moves some loss by 4.9e-4 or more, a wrong batch by 1e-2 (at the rate below).
 """
 _CALM_LEARNING_RATE = 3e-5
 """For families that multiply rounding: a model that differs by 6e-8 in its first weights, on one worker, is

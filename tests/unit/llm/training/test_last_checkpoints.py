@@ -109,7 +109,17 @@ def test_saving_takes_a_tenth_of_the_time_at_most(tmp_path, monkeypatch):
         now += 1.0
         if last.due(step):
             due.append(step)
-            last.saving()
+            last.saving(step)
             now += 2.0
-            last.saved(held_up=2.0)
+            last.saved(step, held_up=2.0)
     assert due == [2, 23, 44]  # 20 seconds later, and the step after that.
+
+
+def test_one_that_is_told_late_does_not_hide_the_next():
+    last = last_checkpoints.LastCheckpoints(lambda: True)
+    last.saving(3)
+    last.saving(6)
+    last.saved(3, held_up=0.0)
+    assert not any(last.due(step) for step in (7, 8))
+    last.saved(6, held_up=0.0)
+    assert [last.due(step) for step in (9, 10)] == [False, True]
