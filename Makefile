@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 ROOT   ?= runs/quickstart
 
+# By themselves: litgpt asks for a huggingface-hub that no other peer can have, and does without.
+LITGPT := 'litgpt>=0.5.13,<0.6' 'lightning>=2.6,<3' pytorch-lightning lightning-utilities torchmetrics
+
 .PHONY: help install quickstart test test-faults lint bench metrics clean
 
 help: ## List the targets
@@ -42,6 +45,7 @@ lint: install ## Check style and types
 
 bench: install ## Measure against the peers; prints one JSON line per benchmark
 	$(BIN)/pip install --quiet -e '.[bench]'
+	$(BIN)/pip install --quiet --no-deps $(LITGPT)
 	$(BIN)/python -m tests.benchmarks.tokenize
 	$(BIN)/python -m tests.benchmarks.tokenize --model-type unigram
 	$(BIN)/python -m tests.benchmarks.tokens_stage

@@ -23,6 +23,7 @@ from llm.models.masked_lm import MaskedLM
 from llm.planning.peak import PeakFlops
 from llm.tokenizer.load import Tokenizer
 from llm.training.checkpoint import newest_state
+from llm.training.cpu_memory import keep_freed_memory
 from llm.training.deterministic import use_deterministic_algorithms
 from llm.training.float8 import use_float8
 from llm.training.parallel.fsdp import data_mesh, shard
@@ -57,8 +58,11 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
             if dist.get_rank() == 0:
                 job.workspace.restore(list(LOGS))
             # Ray Train has made the worker's own GPU the current one.
-            gpu = assigned_device() == "cuda"
-            yield torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+            if assigned_device() == "cuda":
+                yield torch.device("cuda", torch.cuda.current_device())
+            else:
+                keep_freed_memory()
+                yield torch.device("cpu")
     except StorageError as error:  # of one machine: the others learn of it when this one ends
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise

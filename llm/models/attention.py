@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llm.models.config import ModelConfig
+from llm.models.cpu_attention import Fp32Backward, backward_is_slow
 from llm.models.positions.rope import Rotation, rotate
 
 
@@ -104,11 +105,21 @@ def _attend(scoring: Scoring, mask: Tensor | None, is_causal: bool) -> Attend:
         grouped = q.shape[2] != k.shape[2]
         added = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        learned = mask is not None and mask.requires_grad
+        if q.requires_grad and backward_is_slow(q) and not grouped and not learned:
+            return Fp32Backward.apply(q, k, v, _to_add(added, q), is_causal, scale).transpose(1, 2)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=added, is_causal=is_causal, scale=scale, enable_gqa=grouped
         ).transpose(1, 2)
 
     return attend
+
+
+def _to_add(mask: Tensor | None, scores: Tensor) -> Tensor | None:
+    """What to add to scores, in their dtype: where a mask of bool is False, −∞."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
 
 
 class Attention(nn.Module):

@@ -19,6 +19,7 @@ from llm.alignment.rollouts import Rollout, Scored
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
 from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
+from llm.training.cpu_memory import keep_freed_memory
 from llm.training.parallel.weights import gather_weights
 from pipelines.actors.weights import PublishedWeights, publish
 from pipelines.checkpoint_mirror import mirror_of
@@ -43,6 +44,7 @@ class Learner:
         threads: int,
     ) -> None:
         torch.set_num_threads(threads)
+        keep_freed_memory()
         self._config, self._rank = config, rank
         self._policy, self._reward_model = policy, reward_model
         mirror = mirror_of(workspace, logs=())

@@ -22,6 +22,7 @@ from llm.models.config import ModelConfig
 from llm.models.load import build
 from llm.models.parameters import parameter_count
 from llm.training.activation_checkpointing import checkpoint_activations
+from llm.training.cpu_memory import keep_freed_memory
 from llm.training.float8 import use_float8
 from llm.training.loop import language_model_loss
 from llm.training.loss import next_token_targets
@@ -78,6 +79,8 @@ def ours(task: Task) -> Step:
     device = torch.device(task.device)
     if device.type == "cuda":
         torch.cuda.set_device(0)
+    else:
+        keep_freed_memory()
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store = dist.FileStore(task.store, task.ranks) if task.store else dist.HashStore()
     dist.init_process_group(backend, store=store, rank=task.rank, world_size=task.ranks)
