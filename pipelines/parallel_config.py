@@ -22,6 +22,11 @@ class ParallelConfig(Frozen):
     those that shard the model or divide it by --tensor or --context.
     """
 
+    @property
+    def parts_of_rows(self) -> int:
+        """Into which a row is cut: as many tokens go into each."""
+        return self.tensor * (2 * self.context if self.context > 1 else 1)
+
     def layout(self, workers: int) -> ParallelLayout:
         """Of so many workers; raises LayoutError if they cannot be divided so."""
         return ParallelLayout.filling(workers, **self.model_dump())

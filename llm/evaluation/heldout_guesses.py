@@ -70,6 +70,7 @@ def guesses(
     views: Views,
     batch_size: int,
     limit: int | None = None,
+    share: tuple[int, int] | None = None,
 ) -> Guesses:
     """What `model` makes of a held-out split that has a window. Every rank calls it and gets the same answer.
 
@@ -78,20 +79,24 @@ def guesses(
         views: the objective that the model was trained with, under a seed of the evaluation's own.
         batch_size: windows in one forward pass.
         limit: so many windows, evenly spaced, stand for all.
+        share: (which, of how many) parts of the windows this rank scores, where others score the same part;
+            by default each rank has its own.
     """
     first_window = np.concatenate([[0], np.cumsum(shards.shard_tokens // length)])
     every = int(first_window[-1])
     count = every if limit is None else min(limit, every)
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    passes = math.ceil(count / (world * batch_size))  # Equal on all ranks: FSDP gathers in every one.
-    mine = [index * every // count for index in range(count)][rank::world]
+    alone = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, parts = share or alone
+    passes = math.ceil(count / (parts * batch_size))  # Equal on all ranks: FSDP gathers in every one.
+    mine = [index * every // count for index in range(count)][rank::parts]
     device = next(model.parameters()).device
     total = torch.zeros(3, dtype=torch.float64, device=device)
     for start in range(0, passes * batch_size, batch_size):
         *given, targets = _batch(shards, first_window, length, views, mine[start : start + batch_size])
         total += _score(model, [each.to(device) for each in given], targets.to(device))
-    if world > 1:
+    if alone[1] > 1:
         dist.all_reduce(total)
+        total /= alone[1] // parts  # as often as each part was counted
     predicted, nats, right = total.tolist()
     return Guesses(int(predicted), nats, int(right))
 

@@ -80,6 +80,13 @@ def masked(visible: Tensor) -> Pattern:
     return pattern
 
 
+def adding(bias: Tensor) -> Pattern:
+    """bias (batch or 1, n_heads or 1, queries, keys): what is added to the scores, −∞ where nothing is seen,
+    in place of the model's own.
+    """
+    return lambda scoring: _attend(scoring, bias, is_causal=False)
+
+
 def looking_back(seq_len: int, window: int | None, device: torch.device | None = None) -> Tensor:
     """(1, 1, seq_len, seq_len) bool: a query sees itself and `window` − 1 keys before it; None for all."""
     ones = torch.ones(1, 1, seq_len, seq_len, dtype=torch.bool, device=device).tril()

@@ -6,6 +6,7 @@ tokens  ──► embed ──► decoder block × n_layers, each attending to i
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,20 @@ from llm.models.decoder import Readout
 from llm.models.documents import positions_in, same_document, seeing_own_document
 from llm.models.initial import init_weights
 from llm.models.stack import Stack, attention_scale, with_sinusoids
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Who sees whom in rows that are read and rows that are written, and where their tokens stand."""
+
+    reading: Pattern = bidirectional
+    writing: Pattern = causal
+    across: Pattern = bidirectional
+    """What each token that is written sees of what was read."""
+    read_positions: Tensor | None = None
+    """(batch or 1, keys),"""
+    written_positions: Tensor | None = None
+    """and (batch or 1, seq); by default from 0 up."""
 
 
 class EncoderDecoder(nn.Module):
@@ -46,13 +61,19 @@ class EncoderDecoder(nn.Module):
         """Fill every parameter in place: the same values on any device, rank or world size (`initial.py`)."""
         init_weights(self, seed)
 
-    def encode(self, inputs: Tensor, valid: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        inputs: Tensor,
+        valid: Tensor | None = None,
+        positions: Tensor | None = None,
+        pattern: Pattern | None = None,
+    ) -> Tensor:
         """inputs (batch, keys) int64 -> memory (batch, keys, d_model).
 
-        valid (batch, keys) bool: False for padding, which nobody sees; None if there is none. Or (batch,
-        keys, keys): whether the token of a row sees that of a column. positions as in `decode`.
+        valid (batch, keys) bool: False for padding, which nobody sees; None if there is none. `pattern` in
+        place of it; positions as in `decode`.
         """
-        return self._run(self.encoder, inputs, positions, _seeing(valid))
+        return self._run(self.encoder, inputs, positions, pattern or _seeing(valid))
 
     def decode(
         self,
@@ -61,15 +82,17 @@ class EncoderDecoder(nn.Module):
         valid: Tensor | None = None,
         positions: Tensor | None = None,
         pattern: Pattern = causal,
+        across: Pattern | None = None,
     ) -> Tensor:
         """tokens (batch, seq) int64, memory as of `encode` -> hidden states (batch, seq, d_model).
 
-        valid: which of the memory is seen, by all tokens (batch, keys) or by each (batch, seq, keys).
+        valid (batch, keys) bool: which of the memory is seen; `across` in place of it.
 
         positions (batch or 1, seq) default to 0 … seq − 1. In place of memory, what `keys_values` made of it.
         """
         scoring = Scoring(attention_scale(self.config), tokens.shape[1], tokens.device)
-        return self._run(self.decoder, tokens, positions, pattern, memory, _seeing(valid)(scoring))
+        attend_memory = (across or _seeing(valid))(scoring)
+        return self._run(self.decoder, tokens, positions, pattern, memory, attend_memory)
 
     def keys_values(self, memory: Tensor) -> list[KeysValues]:
         """What each block of the decoder looks up in the memory."""
@@ -81,22 +104,17 @@ class EncoderDecoder(nn.Module):
         tokens: Tensor,
         valid: Tensor | None = None,
         readout: Readout = F.linear,
-        documents: tuple[Tensor, Tensor] | None = None,
+        sight: Sight | None = None,
     ) -> Tensor:
         """inputs (batch, keys) and tokens (batch, seq) int64 -> logits (batch, seq, padded_vocab_size).
 
         Logits at position t say what comes after tokens[:, t]. `readout` as in `Decoder.forward`.
 
-        documents, in place of valid: the numbers of those that inputs and tokens are of, like them
-        (`documents_of_pair`). Each sees itself alone, and its positions begin at 0.
+        sight, in place of valid: who sees whom, such as each document itself alone (`seeing_own_pair`).
         """
-        if documents is None:
-            hidden = self.decode(tokens, self.encode(inputs, valid), valid)
-        else:
-            read, written = documents
-            memory = self.encode(inputs, same_document(read, read), positions_in(read))
-            seen = same_document(written, read)
-            hidden = self.decode(tokens, memory, seen, positions_in(written), seeing_own_document(written))
+        sight = sight or Sight(_seeing(valid), causal, _seeing(valid))
+        memory = self.encode(inputs, None, sight.read_positions, sight.reading)
+        hidden = self.decode(tokens, memory, None, sight.written_positions, sight.writing, sight.across)
         return readout(hidden * self.config.logit_scale, self.head_weight, None)
 
     def _run(
@@ -114,7 +132,20 @@ class EncoderDecoder(nn.Module):
         return stack.run(with_sinusoids(x, positions, self.config), positions, pattern, memory, attend_memory)
 
 
+def seeing_own_pair(read: Tensor, written: Tensor) -> Sight:
+    """Each document sees itself alone, and its positions begin at 0.
+
+    read (batch, keys), written (batch, seq): the number of the document that each token is of
+    (`documents_of_pair`).
+    """
+    return Sight(
+        masked(same_document(read, read).unsqueeze(1)),
+        seeing_own_document(written),
+        masked(same_document(written, read).unsqueeze(1)),
+        positions_in(read),
+        positions_in(written),
+    )
+
+
 def _seeing(valid: Tensor | None) -> Pattern:
-    if valid is None:
-        return bidirectional
-    return masked(valid.unsqueeze(1) if valid.dim() == 3 else valid[:, None, None, :])
+    return bidirectional if valid is None else masked(valid[:, None, None, :])

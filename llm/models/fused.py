@@ -1,8 +1,8 @@
 """Matrices that hold several in their rows, and how ranks divide them.
 
-q, k and v are one matrix, gate and up another. Divided among ranks, each rank must hold its heads of all
-three, its columns of both. Cut into consecutive rows the whole would give one rank q and another v, so its
-rows are put in the order of ranks first:
+q, k and v are one matrix, gate and up another, k and v of what an encoder has read a third. Divided among
+ranks, each rank must hold its heads of all three, its columns of both. Cut into consecutive rows the whole
+would give one rank q and another v, so its rows are put in the order of ranks first:
 
     by part   q₀ q₁ | k₀ k₁ | v₀ v₁          as models and files have them
     by rank   q₀ k₀ v₀ | q₁ k₁ v₁            as two ranks divide them
@@ -19,6 +19,8 @@ def fused_rows(name: str, config: ModelConfig) -> tuple[int, ...] | None:
     if "attention.qkv." in name:
         kv = config.n_kv_heads * config.head_dim
         return config.n_heads * config.head_dim, kv, kv
+    if "cross.kv." in name:
+        return (config.n_kv_heads * config.head_dim,) * 2
     if "mlp.gate_up." in name:
         return config.d_ff, config.d_ff
     return None

@@ -29,6 +29,8 @@ class Stack(nn.Module):
         self.blocks = nn.ModuleList(Block(config, layer, cross) for layer in range(n_layers))
         self.relative = RelativeBias(config, both_ways) if config.position == "relative" else None
         self.norm = make_norm(config) if config.pre_norm else None
+        self.own_heads = slice(None)
+        """Those that `blocks` compute here; others are on other ranks, if heads are divided."""
 
     def run(
         self,
@@ -58,9 +60,10 @@ class Stack(nn.Module):
     def scoring(self, seq_len: int, device: torch.device) -> Scoring:
         """How this model scores, in rows of `seq_len` tokens."""
         config = self.config
-        bias: Callable[[int], Tensor] | None = self.relative
+        whole: Callable[[int], Tensor] | None = self.relative
         if config.position == "alibi":
-            bias = partial(alibi_bias, config.n_heads, device=device)
+            whole = partial(alibi_bias, config.n_heads, device=device)
+        bias = whole and (lambda seq_len: whole(seq_len)[self.own_heads])
         return Scoring(attention_scale(config), seq_len, device, config.sliding_window, bias)
 
 

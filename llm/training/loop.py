@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llm.models.decoder import Trunk
 from llm.models.documents import documents_of_pair, seeing_themselves
-from llm.models.encoder_decoder import EncoderDecoder
+from llm.models.encoder_decoder import EncoderDecoder, seeing_own_pair
 from llm.tokenizer.special import EOS_ID
 from llm.training.activation_checkpointing import checkpoint_activations
 from llm.training.checkpoint import load_checkpoint, newest_checkpoint
@@ -25,7 +25,7 @@ from llm.training.loss import IGNORE, summed_cross_entropy, with_z_loss
 from llm.training.optimizer import make_optimizer
 from llm.training.outliers import Outliers
 from llm.training.parallel.ranks import Ranks
-from llm.training.parallel.rows import own_part
+from llm.training.parallel.rows import own_part, own_part_of_pair
 from llm.training.peak_memory import peak_memory
 from llm.training.precision import Precision
 from llm.training.recipe import Recipe
@@ -210,10 +210,19 @@ def language_model_loss(
     def loss_sum(*micro_batch: Tensor) -> Any:
         *given, targets = micro_batch
         row_weights = (targets != IGNORE).sum(1)
-        if ranks is not None and ranks.layout.divides_rows and torch.is_grad_enabled():
-            given[0], targets, inputs = own_part(given[0], targets, opening_id, ranks)
-        elif opening_id is not None and model.config.family == "encoder-decoder":
-            inputs = {"documents": documents_of_pair(given[0], given[1], EOS_ID, opening_id)}
+        whole = ranks is None or not ranks.layout.divides_rows or not torch.is_grad_enabled()
+        divided = None if whole else ranks
+        if model.config.family == "encoder-decoder":
+            documents = None
+            if opening_id is not None:
+                documents = documents_of_pair(given[0], given[1], EOS_ID, opening_id)
+            if divided is not None:
+                *given, targets, inputs = own_part_of_pair(given[0], given[1], targets, documents, divided)
+            else:
+                inputs = {"sight": seeing_own_pair(*documents)} if documents else {}
+        elif divided is not None:
+            both_ways = model.config.family == "encoder"
+            given[0], targets, inputs = own_part(given[0], targets, opening_id, divided, both_ways)
         else:
             inputs = seeing_themselves(given[0], opening_id)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from llm.data.masked_tokens import mask_tokens
 from llm.data.span_corruption import SpanCorruption, corrupt_spans
 from llm.tokenizer.special import EOS_ID, FIRST_BYTE_ID, PAD_ID, mask_id, sentinel_id
-from llm.training.loss import next_token_targets
+from llm.training.loss import IGNORE, next_token_targets
 from llm.training.step import MicroBatch
 
 Objective = Callable[[np.ndarray, int], MicroBatch]
@@ -32,10 +32,12 @@ def next_token(rows: np.ndarray, first_sample: int) -> MicroBatch:
     return tokens, next_token_targets(tokens)
 
 
-def corrupted_spans(corruption: SpanCorruption, *, seed: int, text_ids: int) -> Objective:
-    """(inputs (samples, input_len), tokens, targets), the last two (samples, target_len), without padding.
+def corrupted_spans(corruption: SpanCorruption, *, seed: int, text_ids: int, multiple: int = 1) -> Objective:
+    """(inputs (samples, input_len), tokens, targets), the last two (samples, target_len).
 
-    The decoder begins with <pad>, as T5's does, and is then given each target before the one it predicts.
+    The decoder begins with <pad>, as T5's does, and is then given each target before the one it predicts. Its
+    rows are filled up to a multiple of `multiple`, with padding that predicts nothing; otherwise there is
+    none.
     """
 
     def objective(rows: np.ndarray, first_sample: int) -> MicroBatch:
@@ -47,8 +49,9 @@ def corrupted_spans(corruption: SpanCorruption, *, seed: int, text_ids: int) -> 
             first_sentinel_id=sentinel_id(text_ids, 0),
             eos_id=EOS_ID,
         )
-        tokens = np.full_like(targets, PAD_ID)
-        tokens[:, 1:] = targets[:, :-1]
+        missing = -targets.shape[1] % multiple
+        tokens = np.pad(targets[:, :-1], ((0, 0), (1, missing)), constant_values=PAD_ID)
+        targets = np.pad(targets, ((0, 0), (0, missing)), constant_values=IGNORE)
         return _tensors(inputs, tokens, targets)
 
     return objective

@@ -20,7 +20,9 @@ def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
     text_ids: pieces of the tokenizer. seed: of holes and masks.
     """
     if config.family == "encoder-decoder":
-        return corrupted_spans(config.corruption, seed=seed, text_ids=text_ids)
+        return corrupted_spans(
+            config.corruption, seed=seed, text_ids=text_ids, multiple=config.parallel.parts_of_rows
+        )
     if config.family == "encoder":
         return masked_tokens(config.objective.mask_rate, seed=seed, text_ids=text_ids)
     return next_token

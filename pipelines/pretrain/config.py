@@ -210,7 +210,9 @@ class PretrainConfig(TrainingConfig):
             )
         try:
             layout = self.parallel.layout(self.fewest_workers)
-            layout.check_model(shape, self.seq_len)
+            reads = layout.divides_rows and self.family == "encoder-decoder"
+            row = self.corruption.lengths(self.window)[0] if reads else self.seq_len
+            layout.check_model(shape, row)
         except LayoutError as error:
             raise ValueError(f"parallel: {error}") from None
         share, stages = math.ceil(self.global_batch / layout.data), layout.pipeline

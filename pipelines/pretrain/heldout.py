@@ -47,7 +47,7 @@ def held_out(
     """opening_id, share: as of `bits_per_byte`."""
     if isinstance(model, Decoder):
         return _by_bits(model, source, config, opening_id, share)
-    return _by_guesses(model, source, config)
+    return _by_guesses(model, source, config, share)
 
 
 def _by_bits(
@@ -89,13 +89,15 @@ def bits_at_the_end(source: TokenSource, score: Callable[[TokenShards], float]) 
     }
 
 
-def _by_guesses(model: LanguageModel, source: TokenSource, config: PretrainConfig) -> HeldOut:
+def _by_guesses(
+    model: LanguageModel, source: TokenSource, config: PretrainConfig, share: tuple[int, int] | None
+) -> HeldOut:
     assert not isinstance(model, Decoder)
     views = objective_of(config, source.loader.shards.vocab_size, VIEWS_SEED)
     heldout = {name: shards for name, shards in source.heldout.items() if window_count(shards, config.window)}
 
     def score(shards: TokenShards, windows: int | None) -> Guesses:
-        return guesses(model, shards, config.window, views, config.micro_batch, windows)
+        return guesses(model, shards, config.window, views, config.micro_batch, windows, share)
 
     def measures(found: Guesses) -> dict[str, float]:
         accuracy = {"heldout_accuracy": found.accuracy} if config.family == "encoder" else {}

@@ -20,7 +20,6 @@ FIELDS = {
     "precision": "fp32",
     "evaluate_every": 6,
     "threads_per_worker": 1,
-    "document_mask": True,
     "wandb": "disabled",
 }
 
@@ -35,6 +34,8 @@ MODELS = {
         "n_kv_heads": 2,
         "d_ff": 64,
     },
+    "encoder-decoder": {"preset": "t5-tiny", "n_heads": 4},
+    "encoder": {"preset": "bert-tiny"},
 }
 
 
@@ -47,9 +48,11 @@ def local_ray():
 
 def trained(root, model, **how):
     small_store(root)
+    how["document_mask"] = model in ("dense", "experts")
     artifact = stage.run(PretrainConfig(root=str(root), model=MODELS[model], **FIELDS, **how), Cluster())
     records = read_records(artifact.fetch() / "metrics.jsonl")
-    return artifact, [(each["loss"], each.get("heldout_bits_per_byte", 0.0)) for each in records]
+    measures = ("loss", "heldout_bits_per_byte", "heldout_loss", "heldout_accuracy")
+    return artifact, [[each.get(name, 0.0) for name in measures] for each in records]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,14 @@ def alone(local_ray, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("model", "way"),
-    [("dense", "tensor"), ("experts", "tensor"), ("experts", "pipeline"), ("experts", "expert")],
+    [
+        ("dense", "tensor"),
+        ("experts", "tensor"),
+        ("experts", "pipeline"),
+        ("experts", "expert"),
+        ("encoder-decoder", "tensor"),
+        ("encoder", "context"),
+    ],
 )
 def test_two_workers_make_the_model_of_one(model, way, alone, tmp_path):
     artifact, expected = alone[model]

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_single_autograd
 
-from llm.models.attention import Attend, Pattern, Scoring, masked
+from llm.models.attention import Attend, Pattern, Scoring, adding, at_distances, bidirectional, masked
 
 
 def own_places(seq_len: int, ranks: int, rank: int, device: torch.device | None = None) -> Tensor:
@@ -26,29 +26,62 @@ def own_places(seq_len: int, ranks: int, rank: int, device: torch.device | None 
     return torch.cat((pieces[rank], pieces[2 * ranks - 1 - rank]))
 
 
-def seeing_whole_rows(places: Tensor, group: dist.ProcessGroup, segments: Tensor | None = None) -> Pattern:
-    """Causal attention of the tokens at `places` (own,) to all of their rows.
+def seeing_whole_rows(
+    places: Tensor, group: dist.ProcessGroup, segments: Tensor | None = None, *, both_ways: bool = False
+) -> Pattern:
+    """Attention of the tokens at `places` (own,) to all of their rows: to what comes before them, or both
+    ways.
 
     segments (batch, seq): the document of each token of the whole row, if documents do not see each other.
     """
-    ranks = dist.get_world_size(group)
-    gathered = torch.cat(
-        [own_places(len(places) * ranks, ranks, each, places.device) for each in range(ranks)]
-    )
+    gathered = _places_of_all(places, group)
     distance = places.unsqueeze(1) - gathered
-    visible = (distance >= 0)[None, None]
+    visible = (torch.ones_like(distance, dtype=torch.bool) if both_ways else distance >= 0)[None, None]
     if segments is not None:
         visible = visible & (segments[:, None, places, None] == segments[:, None, None, gathered])
 
     def pattern(scoring: Scoring) -> Attend:
+        if both_ways and segments is None and scoring.bias is None:
+            return _of_whole_rows(bidirectional(scoring), group)
         near = visible if scoring.window is None else visible & (distance < scoring.window)
-        attend = masked(near)(scoring)
-
-        def attend_to_whole_rows(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            own = torch.cat((k, v), dim=2)
-            keys, values = all_gather_single_autograd(own, gather_dim=1, group=group).chunk(2, dim=2)
-            return attend(layer, q, keys, values)
-
-        return attend_to_whole_rows
+        if scoring.bias is not None:
+            bias = at_distances(scoring.bias(len(gathered)), places, gathered).unsqueeze(0)
+            return _of_whole_rows(adding(bias.masked_fill(~near, -torch.inf))(scoring), group)
+        return _of_whole_rows(masked(near)(scoring), group)
 
     return pattern
+
+
+def seeing_what_was_read(
+    visible: Tensor | None, places: Tensor, read: Tensor, group: dist.ProcessGroup
+) -> Pattern:
+    """Attention of the tokens at `places` (own,) to all of what an encoder has read, of which this rank has
+    the tokens at `read` (own,).
+
+    visible (batch, seq, keys) bool: whether a token of the whole row sees one that was read; None for all.
+    """
+    if visible is not None:
+        visible = visible[:, places][:, :, _places_of_all(read, group)].unsqueeze(1)
+
+    def pattern(scoring: Scoring) -> Attend:
+        attend = bidirectional if visible is None else masked(visible)
+        return _of_whole_rows(attend(scoring), group)
+
+    return pattern
+
+
+def _places_of_all(own: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """(seq,): the places of a row in the order in which ranks gather it."""
+    ranks = dist.get_world_size(group)
+    return torch.cat([own_places(len(own) * ranks, ranks, each, own.device) for each in range(ranks)])
+
+
+def _of_whole_rows(attend: Attend, group: dist.ProcessGroup) -> Attend:
+    """Of each rank's keys and values to those of all."""
+
+    def attend_to_whole_rows(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        own = torch.cat((k, v), dim=2)
+        keys, values = all_gather_single_autograd(own, gather_dim=1, group=group).chunk(2, dim=2)
+        return attend(layer, q, keys, values)
+
+    return attend_to_whole_rows

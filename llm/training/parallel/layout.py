@@ -15,9 +15,6 @@ from typing import Self
 
 from llm.models.config import ModelConfig
 
-_SPLITS_HEADS = ("rope", "learned", "sinusoidal", "none")
-"""Positions that need no heads of other ranks."""
-
 
 class LayoutError(ValueError):
     """A model, its rows or the number of ranks do not fit a layout."""
@@ -127,7 +124,9 @@ class ParallelLayout:
             )
 
     def check_model(self, config: ModelConfig, seq_len: int) -> None:
-        """Raises LayoutError unless a model of this shape can be divided so, in rows of `seq_len` tokens."""
+        """Raises LayoutError unless a model of this shape can be divided so, in rows of `seq_len` tokens; of
+        an encoder-decoder, those that are read.
+        """
         if self.expert > 1:
             self._check_expert(config)
         if self.tensor > 1:
@@ -157,13 +156,6 @@ class ParallelLayout:
             )
 
     def _check_tensor(self, config: ModelConfig, seq_len: int) -> None:
-        if config.family != "decoder":
-            raise LayoutError(f"tensor={self.tensor} is for decoders; use shard for an {config.family}")
-        if config.position not in _SPLITS_HEADS:
-            raise LayoutError(
-                f"tensor={self.tensor}: position={config.position} has a bias for every head, which is not "
-                "divided; use shard"
-            )
         if config.n_experts and not config.pre_norm:
             raise LayoutError(
                 f"tensor={self.tensor}: experts with norm_placement=post are not divided so; use shard"
@@ -182,12 +174,6 @@ class ParallelLayout:
             )
 
     def _check_context(self, config: ModelConfig, seq_len: int) -> None:
-        if config.family != "decoder":
-            raise LayoutError(f"context={self.context} is for decoders; use shard for an {config.family}")
-        if config.position in ("relative", "alibi"):
-            raise LayoutError(
-                f"context={self.context} does not go with position={config.position}; use shard"
-            )
         if seq_len % (2 * self.context):
             raise LayoutError(
                 f"seq_len={seq_len} is not divisible by 2 · context={2 * self.context}: every rank takes one "
@@ -196,7 +182,10 @@ class ParallelLayout:
 
     def _check_pipeline(self, config: ModelConfig) -> None:
         if config.family != "decoder":
-            raise LayoutError(f"pipeline={self.pipeline} is for decoders; use shard for an {config.family}")
+            raise LayoutError(
+                f"pipeline={self.pipeline} is for decoders; use tensor, context or shard for an "
+                f"{config.family}"
+            )
         if config.position == "relative":
             raise LayoutError(
                 f"pipeline={self.pipeline}: position=relative has one table for all blocks, which stages do "

@@ -13,7 +13,6 @@ def parallelize(model: Trunk | EncoderDecoder, ranks: Ranks, precision: Precisio
     """Divide `model`, built on the meta device, in place. Follow with `to_empty` and weights."""
     layout, experts = ranks.layout, None
     if layout.tensor > 1:
-        assert isinstance(model, Trunk)
         divide_heads(model, ranks)
     if model.config.n_experts:
         assert isinstance(model, Trunk)

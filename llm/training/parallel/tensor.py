@@ -12,6 +12,9 @@ without a sum over ranks in each chunk, a tied head needs nothing of its own, an
 divisible. The price is to gather the head's weight where a divided head would gather hidden states; the
 larger the micro-batch, the better the bargain.
 
+An encoder and the decoder that attends to it are divided alike: each rank keeps its part of what was read
+too, and gathers that for the keys and values of its own heads. Of a bias by distance it takes its heads'.
+
 qkv and gate_up hold several matrices in their rows. They stay one matrix, whose rows are in the order of
 ranks (`llm.models.fused`); whoever reads or writes whole tensors puts them back.
 """
@@ -32,23 +35,28 @@ from torch.distributed.tensor.parallel import (
 
 from llm.models.attention import Attention
 from llm.models.decoder import Trunk
+from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.experts import Experts
 from llm.training.parallel.ranks import Ranks
 
 
-def divide_heads(model: Trunk, ranks: Ranks) -> None:
+def divide_heads(model: Trunk | EncoderDecoder, ranks: Ranks) -> None:
     """Divide each block of `model` in place over the tensor ranks. Call it before sharding.
 
-    With gradients the trunk gives hidden states of this rank's part of each row (`own_rows`). Without, as in
+    With gradients the model makes hidden states of this rank's part of each row (`own_rows`). Without, as in
     an evaluation, all ranks get all of them; the last stage of a pipeline gathers them itself.
     """
-    blocks, mesh = list(model.blocks), ranks.tensor
-    for block in blocks:
-        divide_block(block, mesh)
-    if ranks.place.pipeline == 0:
-        blocks[0].register_forward_pre_hook(lambda _, args: (own_rows(args[0], mesh), *args[1:]))
+    mesh = ranks.tensor
+    stacks = [model] if isinstance(model, Trunk) else [model.encoder, model.decoder]
+    for stack in stacks:
+        heads = model.config.n_heads // mesh.size()
+        stack.own_heads = slice(mesh.get_local_rank() * heads, (mesh.get_local_rank() + 1) * heads)
+        for block in stack.blocks:
+            divide_block(block, mesh)
+        if ranks.place.pipeline == 0:
+            stack.blocks[0].register_forward_pre_hook(lambda _, args: (own_rows(args[0], mesh), *args[1:]))
     if ranks.layout.pipeline == 1:
-        (model.norm or blocks[-1]).register_forward_hook(
+        (stacks[-1].norm or stacks[-1].blocks[-1]).register_forward_hook(
             lambda _, args, hidden: hidden if torch.is_grad_enabled() else whole_rows(hidden, mesh)
         )
 
@@ -63,6 +71,10 @@ def divide_block(block: nn.Module, mesh: DeviceMesh) -> None:
         "attention_norm": norm,
         "attention.qkv": into,
         "attention.out": back,
+        "cross_norm": norm,
+        "cross.q": into,
+        "cross.kv": into,
+        "cross.out": back,
         "mlp_norm": norm,
         "mlp.gate_up": into,
         "mlp.up": into,
@@ -78,8 +90,10 @@ def divide_block(block: nn.Module, mesh: DeviceMesh) -> None:
         plan["mlp.router"] = norm
     names = {name for name, _ in block.named_modules()}
     parallelize_module(block, mesh, {name: style for name, style in plan.items() if name in names})
-    attention.n_heads //= mesh.size()
-    attention.n_kv_heads //= mesh.size()
+    for each in (attention, block.cross):
+        if each is not None:
+            each.n_heads //= mesh.size()
+            each.n_kv_heads //= mesh.size()
 
 
 def own_rows(rows: Tensor, mesh: DeviceMesh) -> Tensor:

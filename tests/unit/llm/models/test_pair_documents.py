@@ -5,7 +5,7 @@ import torch
 
 from llm.data.pairs import lay_out
 from llm.models.documents import documents_of_pair
-from llm.models.encoder_decoder import EncoderDecoder
+from llm.models.encoder_decoder import EncoderDecoder, seeing_own_pair
 from llm.models.presets import model_config
 
 PAD, EOS, VOCAB = 0, 3, 60
@@ -46,7 +46,7 @@ def test_a_pair_in_a_row_has_the_logits_and_the_gradient_that_it_has_alone(prese
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
     inputs, tokens, targets = tensors(ROWS)
-    logits = model(inputs, tokens, documents=documents_of_pair(inputs, tokens, EOS, PAD))
+    logits = model(inputs, tokens, sight=seeing_own_pair(*documents_of_pair(inputs, tokens, EOS, PAD)))
     assert torch.isfinite(logits).all(), "rows of padding too"
     loss(logits, targets).backward()
     together = [parameter.grad for parameter in model.parameters()]

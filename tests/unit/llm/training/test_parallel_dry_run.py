@@ -111,6 +111,12 @@ def test_shards_of_other_families_are_one_model_too(preset):
     config = model_config(preset, 500, n_layers=2)
     ranks = [dry_run(config, ParallelLayout(shard=3), rank=rank, seq_len=32) for rank in range(3)]
     assert sum(each.parameters for each in ranks) == 4 * parameter_count(config)
+    divided = [
+        dry_run(config, ParallelLayout(context=2, tensor=2), rank=rank, seq_len=32) for rank in range(4)
+    ]
+    held = sum(each.parameters for each in divided) / (4 * parameter_count(config))
+    assert 1 < held < 1.01, "norms and biases of blocks are on both tensor ranks"
+    assert divided[0].activations < dry_run(config, ParallelLayout(context=2), seq_len=32).activations
 
 
 def test_a_stage_recomputes_one_block_however_many_it_has_under_way():
@@ -126,8 +132,8 @@ def test_a_stage_recomputes_one_block_however_many_it_has_under_way():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["t5-11b", "--tensor", "8"], "dry_run: tensor=8 is for decoders; use shard for an encoder-decoder"),
-        (["bert-large", "--pipeline", "2"], "dry_run: pipeline=2 is for decoders"),
+        (["t5-11b", "--pipeline", "8"], "dry_run: pipeline=8 is for decoders; use tensor"),
+        (["bert-large", "--tensor", "5"], "dry_run: tensor=5 does not divide n_kv_heads=16"),
         (["llama-15m", "--shard", "0"], "dry_run: shard=0 must be at least 1"),
     ],
 )

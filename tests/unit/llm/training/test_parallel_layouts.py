@@ -50,7 +50,22 @@ EXPERTS = UNTIED.model_copy(
         "router_z_coefficient": 0.1,
     }
 )
-T5 = model_config("t5-tiny", 100, d_ff=48)
+T5 = model_config("t5-tiny", 100, d_ff=48, n_heads=4)
+T5_V11 = model_config(
+    "t5-v1.1-small",
+    100,
+    d_model=32,
+    n_layers=2,
+    n_encoder_layers=2,
+    n_heads=4,
+    n_kv_heads=4,
+    head_dim=8,
+    d_ff=48,
+)
+TRANSFORMER = model_config(
+    "transformer-base", 100, d_model=32, n_layers=2, n_encoder_layers=2, n_heads=4, n_kv_heads=4, d_ff=48
+)
+ALIBI = LLAMA.model_copy(update={"position": "alibi"})
 BERT = model_config("bert-tiny", 100, d_model=32, d_ff=48, max_seq_len=16)
 DEEP = LLAMA.model_copy(update={"n_layers": 4})
 STEPS, SEQUENCES, LENGTH, OPENING = 3, 8, 16, 5
@@ -74,8 +89,17 @@ CASES = {
     "tensor and shard": Case(ParallelLayout(shard=2, tensor=2), LLAMA, OPENING),
     "tensor and shard, compiled": Case(ParallelLayout(shard=2, tensor=2), LLAMA, compiled=True),
     "tensor and copies, with biases": Case(ParallelLayout(replicate=2, tensor=2), GPT),
+    "tensor and shard, a bias by distance": Case(ParallelLayout(shard=2, tensor=2), ALIBI),
+    "tensor and shard, encoder-decoder": Case(ParallelLayout(shard=2, tensor=2), T5, OPENING),
+    "tensor and copies, encoder-decoder": Case(ParallelLayout(replicate=2, tensor=2), T5_V11),
+    "four tensor ranks, encoder-decoder": Case(ParallelLayout(tensor=4), TRANSFORMER),
+    "tensor and shard, encoder": Case(ParallelLayout(shard=2, tensor=2), BERT),
     "context and shard, documents apart": Case(ParallelLayout(shard=2, context=2), LLAMA, OPENING),
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
+    "context and shard, a bias by distance": Case(ParallelLayout(shard=2, context=2), ALIBI),
+    "context and shard, encoder-decoder": Case(ParallelLayout(shard=2, context=2), T5, OPENING),
+    "context and tensor, encoder-decoder": Case(ParallelLayout(context=2, tensor=2), T5),
+    "context and tensor, encoder": Case(ParallelLayout(context=2, tensor=2), BERT),
     "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
     "stages with one table": Case(ParallelLayout(shard=2, pipeline=2), LLAMA, z_loss=0.1),
@@ -214,6 +238,7 @@ def on_four_ranks(folder):
 
 RELOADED = {
     "tensor and shard": Case(ParallelLayout(shard=4), LLAMA, OPENING),
+    "tensor and shard, encoder-decoder": Case(ParallelLayout(shard=2, context=2), T5, OPENING),
     "experts and shard": Case(ParallelLayout(shard=2, tensor=2, expert=4), EXPERTS, OPENING),
     "stages with one table": Case(ParallelLayout(shard=4), LLAMA, z_loss=0.1),
     "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
