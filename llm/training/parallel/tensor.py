@@ -19,6 +19,7 @@ qkv and gate_up hold several matrices in their rows. They stay one matrix, whose
 ranks (`llm.models.fused`); whoever reads or writes whole tensors puts them back.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -38,6 +39,9 @@ from llm.models.decoder import Trunk
 from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.experts import Experts
 from llm.training.parallel.ranks import Ranks
+
+# What a post-norm block gives is a view of a DTensor. Nothing writes into it in place.
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
 
 
 def divide_heads(model: Trunk | EncoderDecoder, ranks: Ranks) -> None:
