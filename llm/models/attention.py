@@ -113,7 +113,7 @@ def _attend(scoring: Scoring, mask: Tensor | None, is_causal: bool) -> Attend:
         added = mask if mask is None or mask.dtype == torch.bool else mask.to(q.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         learned = mask is not None and mask.requires_grad
-        if q.requires_grad and backward_is_slow(q) and not grouped and not learned:
+        if q.requires_grad and backward_is_slow(q) and not learned:
             return Fp32Backward.apply(q, k, v, _to_add(added, q), is_causal, scale).transpose(1, 2)
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=added, is_causal=is_causal, scale=scale, enable_gqa=grouped

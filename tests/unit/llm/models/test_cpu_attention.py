@@ -11,7 +11,7 @@ from llm.models.attention import Scoring, bidirectional, causal, masked
 from llm.models.cpu_attention import backward_is_slow
 from llm.training.activation_checkpointing import checkpoint_activations
 
-BATCH, SEQ, HEADS, HEAD_DIM = 2, 96, 3, 32
+BATCH, SEQ, HEADS, KV_HEADS, HEAD_DIM = 2, 96, 4, 2, 32
 SCORING = Scoring(scale=0.2, seq_len=SEQ, device=torch.device("cpu"))
 DOCUMENTS = torch.block_diag(*(torch.ones(32, 32) for _ in range(3))).tril().bool()[None, None]
 VISIBLE = {
@@ -25,8 +25,9 @@ VISIBLE = {
 def heads() -> list[Tensor]:
     """q, k, v and the gradient of what comes out."""
     generator = torch.Generator().manual_seed(0)
-    shape = (BATCH, SEQ, HEADS, HEAD_DIM)
-    return [torch.randn(shape, generator=generator).bfloat16() for _ in range(4)]
+    n_heads = (HEADS, KV_HEADS, KV_HEADS, HEADS)
+    shapes = [(BATCH, SEQ, each, HEAD_DIM) for each in n_heads]
+    return [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
 
 
 def gradients(attend: Callable[..., Tensor], heads: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -40,7 +41,7 @@ def exact(visible: Tensor) -> Callable[..., Tensor]:
     """By the definition."""
 
     def attend(*heads: Tensor) -> Tensor:
-        q, k, v = (each.transpose(1, 2) for each in heads)
+        q, k, v = (each.repeat_interleave(HEADS // each.shape[2], 2).transpose(1, 2) for each in heads)
         scores = (SCORING.scale * q @ k.transpose(2, 3)).masked_fill(~visible, -torch.inf)
         return (scores.softmax(-1) @ v).transpose(1, 2)
 
@@ -52,7 +53,8 @@ def torchs(visible: Tensor) -> Callable[..., Tensor]:
 
     def attend(*heads: Tensor) -> Tensor:
         q, k, v = (each.transpose(1, 2) for each in heads)
-        return F.scaled_dot_product_attention(q, k, v, visible, scale=SCORING.scale).transpose(1, 2)
+        options = {"scale": SCORING.scale, "enable_gqa": True}
+        return F.scaled_dot_product_attention(q, k, v, visible, **options).transpose(1, 2)
 
     return attend
 
@@ -97,7 +99,8 @@ def test_nothing_changes_by_compiling_and_computing_again(
 
 
 def test_a_bias_that_is_learned_has_its_gradient(heads: list[Tensor]) -> None:
-    bias = torch.zeros(HEADS, 2 * SEQ - 1, dtype=torch.bfloat16, requires_grad=True)
+    heads = [each[:, :, :KV_HEADS] for each in heads]
+    bias = torch.zeros(KV_HEADS, 2 * SEQ - 1, dtype=torch.bfloat16, requires_grad=True)
     scoring = Scoring(0.2, SEQ, torch.device("cpu"), bias=lambda seq_len: bias)
     attend = bidirectional(scoring)
     gradients(lambda *heads: attend(0, *heads), heads)
