@@ -11,24 +11,14 @@ from llm.tokenizer.special import SENTINELS
 from llm.training.parallel.layout import LayoutError
 from llm.training.recipe import Recipe
 from pipelines.model_options import ModelOptions
+from pipelines.objective_options import ObjectiveOptions
 from pipelines.parallel_config import ParallelConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
-from pipelines.stage_config import Frozen, How, Later
+from pipelines.stage_config import How, Later
 from pipelines.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from llm.data.span_corruption import SpanCorruption
-
-
-class ObjectiveOptions(Frozen):
-    """How much of a text is not shown to a model that learns to fill it in."""
-
-    noise_density: float = Field(default=0.15, gt=0, lt=1)
-    """Encoder-decoder: the part of the tokens that is left out."""
-    mean_span_length: float = Field(default=3.0, ge=1)
-    """Encoder-decoder: how many of them in a row, on average."""
-    mask_rate: float = Field(default=0.15, gt=0, le=1)
-    """Encoder: the part of the tokens that is to be guessed."""
 
 
 _OBJECTIVE_OPTIONS: dict[Family, tuple[str, ...]] = {
@@ -103,14 +93,12 @@ class PretrainConfig(TrainingConfig):
     @property
     def corruption(self) -> "SpanCorruption":
         """What an encoder-decoder learns from."""
-        from llm.data.span_corruption import SpanCorruption  # numpy with it, which --help does without
-
-        return SpanCorruption(self.objective.noise_density, self.objective.mean_span_length)
+        return self.objective.corruption
 
     @property
     def window(self) -> int:
         """Tokens of text that one training sequence is made from: a sample of the stream."""
-        return self.corruption.raw_len(self.seq_len) if self.family == "encoder-decoder" else self.seq_len
+        return self.objective.window(self.family, self.seq_len)
 
     @property
     def workers_per_share(self) -> int:
