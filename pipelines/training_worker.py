@@ -142,7 +142,11 @@ def sharded_model(
     if weights is None:
         model.init_weights(job.config.seed)
     else:
-        scatter_weights(model, load_state(weights) | initial_adapters(model, job.config.seed))
+        whole = load_state(weights) | initial_adapters(model, job.config.seed)
+        if isinstance(model, DecoderStage):
+            own = dict(model.named_parameters())
+            whole = {name: value for name, value in whole.items() if name in own}
+        scatter_weights(model, whole)
     return model
 
 
