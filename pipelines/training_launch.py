@@ -34,6 +34,7 @@ from pipelines.model_folder import CONFIG, TOKENIZER
 from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
+from pipelines.training_end import Retries
 
 FATAL = "fatal"
 RESULT = "result"
@@ -197,7 +198,8 @@ def _follow(
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train without two actors of its own, each of which is a process that takes seconds to start.
+    """Ray Train that knows what is final, and without two actors of its own, each of which is a process that
+    takes seconds to start.
 
     One serves Ray datasets, and we have none. The other removes a dead controller's placement group, which
     goes with the controller in any case; it asks the dashboard whether the controller lives, and where Ray
@@ -208,6 +210,10 @@ class _Trainer(TorchTrainer):
     def _create_default_callbacks(self) -> list[Any]:
         superfluous = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [each for each in super()._create_default_callbacks() if not isinstance(each, superfluous)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["failure_policy"] = Retries(self.run_config.failure_config)
+        return super()._initialize_and_run_controller(**arguments)
 
 
 def _fit(trainer: TorchTrainer, failures: list[str]) -> None:

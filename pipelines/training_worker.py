@@ -10,6 +10,7 @@ from typing import Any
 import ray
 import torch
 import torch.distributed as dist
+from ray.train import get_context
 
 from cluster.artifacts.files import explain_full_disk
 from cluster.artifacts.folder import FileEntry
@@ -26,6 +27,7 @@ from llm.training.checkpoint import newest_state
 from llm.training.cpu_memory import keep_freed_memory
 from llm.training.deterministic import use_deterministic_algorithms
 from llm.training.float8 import use_float8
+from llm.training.hang import this_host
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.parallelize import parallelize
 from llm.training.parallel.pipeline import DecoderStage
@@ -36,6 +38,7 @@ from llm.training.step import NonFiniteError
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.model_folder import EXPORT, LOGS
 from pipelines.parallel_config import ParallelConfig
+from pipelines.training_end import Final
 from pipelines.training_launch import FATAL, RESULT, TrainingJob
 from pipelines.write_model import write_adapter, write_language_model
 
@@ -46,9 +49,8 @@ _MARK = "checkpoints/writer"
 def training_worker(job: TrainingJob) -> Iterator[torch.device]:
     """Set this process up and give it its device. What the user must mend goes to the driver as one line.
 
-    A UserError is about data or numbers that all workers share, so all of them meet it. It ends the run: the
-    block is left in peace, lest Ray Train start the workers again for nothing. Any other error passes, a
-    failing disk or object storage too, which one worker may meet alone: Ray Train then starts all again.
+    It ends the run, of the workers that do not meet it too. Any other error passes, a failing disk or object
+    storage among them: Ray Train then starts all workers again.
     """
     torch.set_num_threads(job.threads)
     if job.config.deterministic:
@@ -63,11 +65,18 @@ def training_worker(job: TrainingJob) -> Iterator[torch.device]:
             else:
                 keep_freed_memory()
                 yield torch.device("cpu")
-    except StorageError as error:  # of one machine: the others learn of it when this one ends
+    except StorageError as error:
         ray.get(job.board.post.remote({FATAL: str(error)}))
         raise
-    except (UserError, NonFiniteError, PrecisionError) as error:
+    except (NonFiniteError, PrecisionError) as error:  # on all workers alike
         ray.get(job.board.post.remote({FATAL: str(error)}))
+        raise Final(str(error)) from error
+    except UserError as error:  # of what all workers share, or of this machine's copy of it
+        context = get_context()
+        several = context.get_local_world_size() < context.get_world_size()
+        where = f"rank {dist.get_rank()} (on {this_host()}): " if several else ""
+        ray.get(job.board.post.remote({FATAL: f"{where}{error}"}))
+        raise Final(str(error)) from error
 
 
 def finish(job: TrainingJob, counts: dict[str, Any], files: dict[str, FileEntry]) -> None:
@@ -133,7 +142,11 @@ def sharded_model(
     if weights is None:
         model.init_weights(job.config.seed)
     else:
-        scatter_weights(model, load_state(weights) | initial_adapters(model, job.config.seed))
+        whole = load_state(weights) | initial_adapters(model, job.config.seed)
+        if isinstance(model, DecoderStage):
+            own = dict(model.named_parameters())
+            whole = {name: value for name, value in whole.items() if name in own}
+        scatter_weights(model, whole)
     return model
 
 

@@ -27,6 +27,9 @@ from llm.models.masked_lm import MaskedLM
 IGNORE = -100
 _ROWS_AT_A_TIME = 1024  # Positions whose logits exist at once.
 
+VIEWS_SEED = 0
+"""Of holes and masks in held-out text: the same for runs of any seed, whose losses are so of one question."""
+
 Views = Callable[[np.ndarray, int], tuple[Tensor, ...]]
 """(rows (windows, length) int64, number of the first) -> what the model's `forward` takes, and last the
 targets, which are `IGNORE` where nothing is predicted.

@@ -48,12 +48,13 @@ class Trunk(Stack):
         pattern: Pattern | None = None,
         token_types: Tensor | None = None,
         router_losses: list[Tensor] | None = None,
+        row_weights: Tensor | None = None,
     ) -> Tensor:
         """tokens (batch, seq) int64 -> (batch, seq, d_model) after the final norm.
 
         positions (batch or 1, seq) default to 0 … seq − 1; `pattern` to the family's own over the batch;
-        token_types (batch, seq) to 0. `router_losses` as in `Stack.run`. Under FSDP call the module itself
-        (`forward`), whose hooks gather the root's parameters.
+        token_types (batch, seq) to 0. `router_losses` and `row_weights` as in `Stack.run`. Under FSDP call
+        the module itself (`forward`), whose hooks gather the root's parameters.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
@@ -67,7 +68,9 @@ class Trunk(Stack):
         x = with_sinusoids(x, positions, self.config)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        return self.run(x, positions, pattern or self.pattern, router_losses=router_losses)
+        return self.run(
+            x, positions, pattern or self.pattern, router_losses=router_losses, row_weights=row_weights
+        )
 
 
 class Decoder(Trunk):
@@ -106,7 +109,7 @@ class Decoder(Trunk):
         gradient then has the router's losses in it (`experts.py`).
         """
         router_losses: list[Tensor] = []
-        hidden = self.hidden(tokens, positions, pattern, router_losses=router_losses)
+        hidden = self.hidden(tokens, positions, pattern, router_losses=router_losses, row_weights=row_weights)
         if self.config.logit_scale != 1:
             hidden = hidden * self.config.logit_scale
         result = readout(hidden, self.head_weight, None)

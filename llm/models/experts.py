@@ -67,7 +67,8 @@ class Experts(nn.Module):
         self.sum_over_row: Callable[[Tensor], Tensor] = _whole
         """Adds up a tensor over these parts."""
         self.counts: Tensor | None = None
-        """(n_experts,) int64: how many tokens chose each in passes with gradients, since it was None."""
+        """(n_experts,) int64: how many tokens chose each in passes with gradients, since it was None;
+        not those of rows that weigh nothing in the loss."""
         n, d, hidden = config.n_experts, config.d_model, config.d_ff
         self.n_experts, self.chosen = n, config.experts_per_token
         self.balance, self.z = config.balance_coefficient, config.router_z_coefficient
@@ -79,9 +80,11 @@ class Experts(nn.Module):
             self.up = ExpertLinear(n, d, hidden)
         self.down = ExpertLinear(n, hidden, d)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, row_weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (batch, seq, d_model) -> the same shape, and each row's losses of the router, (batch,) fp32; of
         parts of rows, the parts of their losses.
+
+        row_weights (batch,): 0 for rows that only fill up a batch, whose choices are not counted.
         """
         logits = self.router(x).float()
         probabilities = logits.softmax(-1)
@@ -90,7 +93,8 @@ class Experts(nn.Module):
         choices = F.one_hot(experts.flatten(1), self.n_experts).sum(1)  # (batch, n_experts)
         counts = choices.sum(0)
         if torch.is_grad_enabled():
-            self.counts = counts if self.counts is None else self.counts + counts
+            meant = counts if row_weights is None else choices.mul((row_weights > 0).unsqueeze(1)).sum(0)
+            self.counts = meant if self.counts is None else self.counts + meant
         y = self._compute(x.flatten(0, 1), experts.flatten(0, 1), weights.flatten(0, 1), counts)
         return y.view_as(x), self._row_losses(logits, probabilities, choices)
 

@@ -66,8 +66,9 @@ class Block(nn.Module):
         attend: Attend,
         memory: Tensor | KeysValues | None = None,
         attend_memory: Attend | None = None,
+        row_weights: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """x (batch, seq, d_model) -> the same shape; memory as in `CrossAttention`.
+        """x (batch, seq, d_model) -> the same shape; memory as in `CrossAttention`, row_weights in `Experts`.
 
         With experts also their router's losses, (batch,): a result of the block, so that FSDP gathers its
         weights before their gradient comes.
@@ -79,7 +80,7 @@ class Block(nn.Module):
             assert attend_memory is not None
             x = self._add(x, self.cross_norm, lambda y: cross(y, memory, attend_memory))
         if isinstance(self.mlp, Experts):
-            y, losses = self.mlp(self.mlp_norm(x) if self.pre_norm else x)
+            y, losses = self.mlp(self.mlp_norm(x) if self.pre_norm else x, row_weights)
             return (x + y if self.pre_norm else self.mlp_norm(x + y)), losses
         return self._add(x, self.mlp_norm, self.mlp)
 

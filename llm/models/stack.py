@@ -40,17 +40,19 @@ class Stack(nn.Module):
         memory: Tensor | Sequence[KeysValues] | None = None,
         attend_memory: Attend | None = None,
         router_losses: list[Tensor] | None = None,
+        row_weights: Tensor | None = None,
     ) -> Tensor:
         """Embeddings x (batch, seq, d_model), positions (batch or 1, seq) -> hidden states like x.
 
         memory: of an encoder, (batch, keys, d_model), or what each block's attention has made of it.
         router_losses: gets those of each block with experts, (batch,).
+        row_weights: as in `Experts`.
         """
         rotated = rotation(positions, self.config) if self.config.position == "rope" else None
         attend = pattern(self.scoring(x.shape[1], x.device))
         for layer, block in enumerate(self.blocks):
             mine = memory if memory is None or isinstance(memory, Tensor) else memory[layer]
-            x = block(x, rotated, attend, mine, attend_memory)
+            x = block(x, rotated, attend, mine, attend_memory, row_weights)
             if self.config.n_experts:
                 x, losses = x
                 if router_losses is not None:

@@ -12,7 +12,7 @@ from llm.models.stack import Stack
 
 def expert_load(model: Stack) -> dict[str, float]:
     """The load of each layer, the greatest of them, and how many experts of all layers no token chose, over
-    all passes on all ranks since the last call. Every rank calls it.
+    all passes on all ranks since the last call; rows without a target do not count. Every rank calls it.
     """
     config, device = model.config, next(model.parameters()).device
     counts = torch.zeros(config.n_layers, config.n_experts, dtype=torch.int64, device=device)

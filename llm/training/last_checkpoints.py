@@ -19,25 +19,21 @@ _SHARE = 0.1
 _TOPIC = "checkpoint-after"
 
 
-class LastCheckpoints:
-    """Says when to save. Every rank makes the same calls, and rank 0's answers count.
+class Noticed:
+    """Says whether to save now, where one process decides for all.
 
     Args:
-        noticed: whether there is a notice; asked on rank 0 after every step.
+        noticed: whether there is a notice.
     """
 
     def __init__(self, noticed: Callable[[], bool]) -> None:
-        self._noticed, self._board = noticed, Noticeboard()
+        self._noticed = noticed
         self._saving: int | None = None
         self._not_before = 0.0
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint is to be saved after `step` steps; asked after every step."""
-        due = bool(self._board.told_by(0, _TOPIC) == step)
-        idle = not due and self._saving is None and time.monotonic() >= self._not_before
-        if self._board.rank == 0 and idle and self._noticed():
-            self._board.tell(_TOPIC, step + 1)
-        return due
+    def wanted(self) -> bool:
+        """Whether there is a notice, and time for a checkpoint."""
+        return self._saving is None and time.monotonic() >= self._not_before and self._noticed()
 
     def saving(self, step: int) -> None:
         """The checkpoint of a step is begun, this one or one that was due anyway."""
@@ -48,3 +44,22 @@ class LastCheckpoints:
         self._not_before = time.monotonic() + held_up / _SHARE
         if step == self._saving:
             self._saving = None
+
+
+class LastCheckpoints(Noticed):
+    """Says when to save, on all ranks. Every rank makes the same calls, and rank 0's answers count.
+
+    Args:
+        noticed: as of `Noticed`; asked on rank 0 after every step.
+    """
+
+    def __init__(self, noticed: Callable[[], bool]) -> None:
+        super().__init__(noticed)
+        self._board = Noticeboard()
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint is to be saved after `step` steps; asked after every step."""
+        due = bool(self._board.told_by(0, _TOPIC) == step)
+        if self._board.rank == 0 and not due and self.wanted():
+            self._board.tell(_TOPIC, step + 1)
+        return due

@@ -13,7 +13,9 @@ class EvaluateConfig(StageConfig):
 
     With a baseline, both models answer the same prompts with the same seeds, and the win rate is counted.
 
-    An encoder-decoder's answers, greedy, are compared with those of the corpus: exact match and BLEU.
+    Of an encoder-decoder or an encoder, --tokens gives the loss on what is hidden of text, as in its
+    pre-training. An encoder-decoder's answers, greedy, are compared with those of the corpus: exact match and
+    BLEU.
     """
 
     model: How[str] = "aligned"
@@ -23,7 +25,7 @@ class EvaluateConfig(StageConfig):
     corpus: How[str | None] = None
     """Conversation corpus whose held-out split gives the prompts; left out, none are answered."""
     tokens: How[str | None] = None
-    """Tokens whose held-out split gives bits per byte; left out, there are none."""
+    """Tokens whose held-out split gives bits per byte, or the loss; left out, there are none."""
     windows: int = Field(default=256, gt=0)
     """Windows of the held-out tokens that are scored, evenly spaced."""
     prompts: int = Field(default=400, gt=0)

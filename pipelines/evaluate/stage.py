@@ -16,6 +16,7 @@ from llm.tokenizer.pairs import encode_source
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_language_model, family_of
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.pre_training import check_question, pre_training, question_for
 from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
 from pipelines.prompt_meter import PromptMeter
@@ -34,7 +35,7 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     if config.baseline is not None:
         models["baseline"] = store.resolve("models", config.baseline)
     for role, model in models.items():
-        check_language_model(role, model, ("decoder", "encoder-decoder"))
+        check_language_model(role, model, ("decoder", "encoder-decoder", "encoder"))
     _check_families(config, models)
     inputs = dict(models)
     if config.corpus is not None:
@@ -59,6 +60,8 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
     for role, content in tokenizers.items():
         if content != tokenizers["model"]:
             raise UserError(f"{inputs[role].ref} has another tokenizer than {inputs['model'].ref}")
+    if "tokens" in inputs and family_of(models["model"]) != "decoder":
+        check_question(question_for(store, models["model"]), models, inputs["tokens"])
     return inputs
 
 
@@ -71,33 +74,39 @@ def _check_families(config: EvaluateConfig, models: dict[str, Artifact]) -> None
                 f"--baseline {other.ref} is a {family_of(other)}, and {model.ref} a {family_of(model)}: they "
                 "are measured in different ways; name a baseline of the same family"
             )
-    if config.tokens is not None and family_of(model) == "encoder-decoder":
+    if config.corpus is not None and family_of(model) == "encoder":
         raise UserError(
-            f"--tokens {config.tokens}: {model.ref} is an encoder-decoder, of which there are no bits per "
-            "byte; --corpus NAME compares its answers with those of conversations"
+            f"--corpus {config.corpus}: {model.ref} is an encoder, which writes no answers; --tokens NAME "
+            "measures how well it guesses held-out text"
         )
 
 
 def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
     """Make evaluations/NAME."""
-    inputs = resolve_inputs(config, ArtifactStore(config.root))
+    store = ArtifactStore(config.root)
+    inputs = resolve_inputs(config, store)
     draft = begin(config, inputs, kind="evaluations", stage="evaluate", logic_version=LOGIC_VERSION)
     if isinstance(draft, Artifact):
         return draft
     prompts = load_heldout_prompts(config, inputs) if "corpus" in inputs else []
-    if family_of(inputs["model"]) == "encoder-decoder":
+    roles = [role for role in ("model", "baseline") if role in inputs]
+    # torch and Ray take seconds to import, and there was nothing to do until here.
+    if family_of(inputs["model"]) != "decoder":
+        from pipelines.evaluate.heldout_text import measure_guesses
         from pipelines.evaluate.pairs import measure_pairs
 
-        measured = measure_pairs(config, inputs, prompts, draft, cluster)
-        models = {role: inputs[role].ref for role in measured["bleu"]}
-        return _commit(draft, {"models": models, "prompts": len(prompts), **measured})
+        measured: dict[str, Any] = {"models": {role: inputs[role].ref for role in roles}}
+        if "tokens" in inputs:
+            question = question_for(store, inputs["model"])
+            measured |= measure_guesses(config, inputs, question, cluster)
+        if prompts:
+            measured |= {"prompts": len(prompts), **measure_pairs(config, inputs, prompts, draft, cluster)}
+        return _commit(draft, measured)
 
-    # torch and Ray take seconds to import, and there was nothing to do until here.
     from pipelines.evaluate.answers import Answer, answers_of
-    from pipelines.evaluate.heldout_text import heldout_bits_per_byte, learned_documents_alone
+    from pipelines.evaluate.heldout_text import heldout_bits_per_byte
     from pipelines.evaluate.results import side_by_side, summarise
 
-    roles = [role for role in ("model", "baseline") if role in inputs]
     answers: dict[str, list[Answer]] = {}
     bits: dict[str, float] = {}
     to_answer = len(roles) * len(prompts)
@@ -123,7 +132,7 @@ def run(config: EvaluateConfig, cluster: Cluster) -> Artifact:
                     inputs["tokens"],
                     config.windows,
                     config.threads or max(1, int(cpus)),
-                    learned_documents_alone(ArtifactStore(config.root), inputs[role]),
+                    pre_training(store, inputs[role]).get("document_mask", False),
                     cpus=cpus,
                     what=f"{config.name}: bits per byte of {inputs[role].ref}",
                     less_memory="run on a node with more memory",

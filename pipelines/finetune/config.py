@@ -6,13 +6,14 @@ from pydantic import Field, model_validator
 
 from llm.models.lora_config import LoraConfig
 from pipelines.model_options import ModelOptions
+from pipelines.parallel_config import ParallelTrainingConfig
 from pipelines.stage_config import How, Later
-from pipelines.training_config import OptimizerConfig, TrainingConfig
+from pipelines.training_config import OptimizerConfig
 
 BASE, NO_PRESET = "base", "none"
 
 
-class FinetuneConfig(TrainingConfig):
+class FinetuneConfig(ParallelTrainingConfig):
     """Teach a base model to answer, from conversations; only the assistant's words are learned.
 
     A decoder learns all that the assistant says. An encoder-decoder reads what comes before its last answer,
@@ -68,6 +69,20 @@ class FinetuneConfig(TrainingConfig):
             raise ValueError(
                 f"float8: matrices with adapters (lora.rank={self.lora.rank}) are not multiplied in float8; "
                 "leave out one of the two"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_can_divide_what_is_asked(self) -> Self:
+        for name in ("tensor", "pipeline"):
+            if self.adapters is not None and getattr(self.parallel, name) > 1:
+                raise ValueError(
+                    f"parallel.{name}={getattr(self.parallel, name)}: adapters (lora.rank={self.lora.rank}) "
+                    "are not divided so; leave it out, and the workers shard the model"
+                )
+        if self.parallel.pipeline > 1 and not self.packing:
+            raise ValueError(
+                f"parallel.pipeline={self.parallel.pipeline} takes sequences of one length: add packing"
             )
         return self
 

@@ -52,6 +52,15 @@ def _check_shape(config: FinetuneConfig, shape: ModelConfig, which: str) -> None
     for flag, length in lengths.items():
         if length > shape.max_seq_len:
             raise UserError(f"{flag} {length} is longer than {which} allows: use at most {shape.max_seq_len}")
+    if shape.family == "encoder-decoder" and config.parallel.parts_of_rows > 1:
+        raise UserError(
+            f"--parallel.tensor and --parallel.context: pairs are not divided in fine-tuning, and {which} is an "
+            "encoder-decoder; leave them out, and the workers shard it"
+        )
+    try:
+        config.check_parallel(shape, config.max_seq_len)
+    except ValueError as error:
+        raise UserError(f"{which}: {error}") from None
     if config.adapters is not None and shape.n_experts and "mlp" in config.lora.targets:
         raise UserError(
             f"--lora.targets {config.lora.targets}: {which} has experts, which have no adapters; "

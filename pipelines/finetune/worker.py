@@ -4,13 +4,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 
 from llm.models.load import LanguageModel
 from llm.models.lora import adapter_count
 from llm.models.parameters import parameter_count
 from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.special import PAD_ID
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE
+from llm.training.parallel.layout import ParallelLayout, Place
+from llm.training.parallel.pipeline import DecoderStage, Pipeline
+from llm.training.parallel.ranks import arrange
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
 from pipelines.finetune.config import FinetuneConfig
@@ -42,19 +47,24 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         seq_len, input_len = config.max_seq_len, None
         if job.model.family == "encoder-decoder":
             seq_len, input_len = config.longest_target, config.max_seq_len
-        say_memory(job, device, precision, seq_len, input_len, trained)
+        say_memory(job, device, precision, seq_len, input_len, trained, config.parallel)
+        ranks = arrange(config.parallel.layout(dist.get_world_size()), device)
+        layout, place = ranks.layout, ranks.place
         lessons = read_lessons(config, job.model, job.inputs["corpus"].fetch(), tokenizer)
         base = job.inputs.get("base")
         weights = None if base is None else base.fetch(WEIGHTS)
-        model = sharded_model(job, device, precision, weights=weights, lora=config.adapters)
+        model = sharded_model(job, device, precision, weights=weights, ranks=ranks, lora=config.adapters)
+        (opening_id, _), z_loss, pipeline = lessons.opening_ids, config.optimizer.z_loss, None
+        if isinstance(model, DecoderStage):
+            pipeline = Pipeline(model, ranks, device, opening_id, z_loss, config.compile)
 
         def micro_batches(step: int) -> list[MicroBatch]:
-            rows = lessons.batch(step, dist.get_rank(), dist.get_world_size())
+            rows = lengthened(lessons.batch(step, place.data, layout.data), layout, config.micro_batch)
             parts = [each.to(device).split(config.micro_batch) for each in rows]
             return list(zip(*parts, strict=True))
 
         def evaluate(limit: int | None = config.evaluate_conversations) -> dict[str, float]:
-            return {"heldout_loss": response_loss(model, lessons, config.micro_batch, limit)}
+            return {"heldout_loss": response_loss(model, lessons, config.micro_batch, limit, layout, place)}
 
         before = {} if base is None else {"base_heldout_loss": evaluate(limit=None)["heldout_loss"]}
         batches = lessons.batches
@@ -71,19 +81,16 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 data_state=lambda steps: {"examples_consumed": steps * config.global_batch},
                 check_data_state=lambda state: None,  # The artifact's version fixes corpus, batch and seed.
                 evaluate=evaluate,
-                loss_sum=language_model_loss(
-                    model,
-                    lessons.opening_ids[0],
-                    z_loss=config.optimizer.z_loss,
-                    compiled=config.compile,
-                ),
+                loss_sum=language_model_loss(model, opening_id, ranks, z_loss, config.compile),
+                backward=pipeline.backward if pipeline else None,
+                copies=layout.copies,
                 attachments=job.attachments,
                 watcher=Watcher(job, device, precision, lessons.flops_per_token),
                 may_write=Claim(job).holds,
                 observer=observer(job),
             )
         )
-        files = write_model(job, model, tokenizer, stop_id=lessons.stop_id, lora=config.adapters)
+        files = write_model(job, model, tokenizer, lessons.stop_id, config.adapters, ranks)
         counts: dict[str, Any] = {
             "parameters": parameter_count(job.model),
             "precision": precision,
@@ -101,12 +108,36 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         finish(job, counts, files)
 
 
+def lengthened(rows: MicroBatch, layout: ParallelLayout, micro_batch: int) -> MicroBatch:
+    """The rows of a step, with as much padding at their ends as ranks need that divide them, and as many rows
+    of padding more as fill the micro-batches of a pipeline, which are all of one size.
+    """
+    *given, targets = rows
+    longer = -targets.shape[1] % layout.row_multiple
+    more = -len(targets) % micro_batch if layout.pipeline > 1 else 0
+    if not longer and not more:
+        return rows
+    padding = (0, longer, 0, more)
+    return *(F.pad(each, padding, value=PAD_ID) for each in given), F.pad(targets, padding, value=IGNORE)
+
+
 @torch.no_grad()
-def response_loss(model: LanguageModel, lessons: Lessons, batch_size: int, limit: int | None = None) -> float:
+def response_loss(
+    model: LanguageModel,
+    lessons: Lessons,
+    batch_size: int,
+    limit: int | None = None,
+    layout: ParallelLayout | None = None,
+    place: Place | None = None,
+) -> float:
     """Mean loss per learned token over what is held out, in nats, or over the first `limit` of it; every rank
     gets the same answer.
+
+    layout, place: how ranks divide the model, and where this one stands; by default it is sharded.
     """
-    rank, world = dist.get_rank(), dist.get_world_size()
+    layout = layout or ParallelLayout(shard=dist.get_world_size())
+    place = place or layout.place(dist.get_rank())
+    rank, world = place.data, layout.data
     device = next(model.parameters()).device
     loss_sum = language_model_loss(model, lessons.opening_ids[1])
     total = torch.zeros(2, dtype=torch.float64, device=device)
@@ -114,7 +145,7 @@ def response_loss(model: LanguageModel, lessons: Lessons, batch_size: int, limit
     for start in range(0, len(examples), world * batch_size):
         mine = examples[start + rank : start + world * batch_size : world]
         # FSDP gathers in every forward pass, so a rank that has run out of examples still makes one.
-        *given, targets = lessons.padded(mine or examples[:1])
+        *given, targets = lengthened(lessons.padded(mine or examples[:1]), layout, batch_size)
         targets = targets if mine else torch.full_like(targets, IGNORE)
         loss = loss_sum(*(each.to(device) for each in given), targets.to(device))
         total += torch.stack((loss.double(), (targets != IGNORE).sum().to(device)))

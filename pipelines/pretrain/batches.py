@@ -6,7 +6,7 @@ from torch import Tensor
 
 from llm.data.loader import TokenLoader
 from llm.training.loss import IGNORE
-from llm.training.objectives import Objective, corrupted_spans, masked_tokens, next_token
+from llm.training.objectives import Objective
 from llm.training.step import MicroBatch
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.training_worker import my_share
@@ -15,17 +15,8 @@ STEPS_AHEAD = 3
 
 
 def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
-    """What models of the family of `config.model` learn.
-
-    text_ids: pieces of the tokenizer. seed: of holes and masks.
-    """
-    if config.family == "encoder-decoder":
-        return corrupted_spans(
-            config.corruption, seed=seed, text_ids=text_ids, multiple=config.parallel.parts_of_rows
-        )
-    if config.family == "encoder":
-        return masked_tokens(config.objective.mask_rate, seed=seed, text_ids=text_ids)
-    return next_token
+    """What models of the family of `config.model` learn; text_ids, seed: as of `ObjectiveOptions.of`."""
+    return config.objective.of(config.family, text_ids, seed, config.parallel.parts_of_rows)
 
 
 class GlobalBatches:

@@ -1,6 +1,5 @@
 """Configuration of pre-training."""
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -8,27 +7,15 @@ from pydantic import Field, model_validator
 
 from llm.models.config import Family, ModelConfig
 from llm.tokenizer.special import SENTINELS
-from llm.training.parallel.layout import LayoutError
 from llm.training.recipe import Recipe
 from pipelines.model_options import ModelOptions
-from pipelines.parallel_config import ParallelConfig
+from pipelines.objective_options import ObjectiveOptions
+from pipelines.parallel_config import ParallelTrainingConfig
 from pipelines.pretrain.mixture import TokensChoice, parse_tokens
-from pipelines.stage_config import Frozen, How, Later
-from pipelines.training_config import TrainingConfig
+from pipelines.stage_config import How, Later
 
 if TYPE_CHECKING:
     from llm.data.span_corruption import SpanCorruption
-
-
-class ObjectiveOptions(Frozen):
-    """How much of a text is not shown to a model that learns to fill it in."""
-
-    noise_density: float = Field(default=0.15, gt=0, lt=1)
-    """Encoder-decoder: the part of the tokens that is left out."""
-    mean_span_length: float = Field(default=3.0, ge=1)
-    """Encoder-decoder: how many of them in a row, on average."""
-    mask_rate: float = Field(default=0.15, gt=0, le=1)
-    """Encoder: the part of the tokens that is to be guessed."""
 
 
 _OBJECTIVE_OPTIONS: dict[Family, tuple[str, ...]] = {
@@ -39,7 +26,7 @@ _OBJECTIVE_OPTIONS: dict[Family, tuple[str, ...]] = {
 """Those that a family reads."""
 
 
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(ParallelTrainingConfig):
     """Train a language model from scratch on token shards."""
 
     tokens: How[str] = "default"
@@ -61,10 +48,6 @@ class PretrainConfig(TrainingConfig):
     document_mask: Later[bool] = False
     """Let the documents of a sequence not see each other, and count positions anew in each (Zhao et al. 2024,
     arXiv:2402.13991). Attention then has a mask, which costs time. Decoders only.
-    """
-    parallel: How[ParallelConfig] = ParallelConfig()
-    """How the workers divide the model and its sequences. The result is the same up to the order of sums, and
-    a run may go on divided in another way.
     """
     extends: How[str | None] = None
     """Finished pre-trained model to train on, up to --steps in all: NAME or NAME/VERSION. Optimizer state and
@@ -103,18 +86,12 @@ class PretrainConfig(TrainingConfig):
     @property
     def corruption(self) -> "SpanCorruption":
         """What an encoder-decoder learns from."""
-        from llm.data.span_corruption import SpanCorruption  # numpy with it, which --help does without
-
-        return SpanCorruption(self.objective.noise_density, self.objective.mean_span_length)
+        return self.objective.corruption
 
     @property
     def window(self) -> int:
         """Tokens of text that one training sequence is made from: a sample of the stream."""
-        return self.corruption.raw_len(self.seq_len) if self.family == "encoder-decoder" else self.seq_len
-
-    @property
-    def workers_per_share(self) -> int:
-        return self.parallel.tensor * self.parallel.context * self.parallel.pipeline
+        return self.objective.window(self.family, self.seq_len)
 
     @property
     def sources(self) -> TokensChoice:
@@ -129,7 +106,8 @@ class PretrainConfig(TrainingConfig):
                 f"optimizer.head_scale={self.optimizer.head_scale}: the head of {self.model.preset} is its "
                 "embedding table; use optimizer.embedding_scale"
             )
-        self._check_parallel(shape)
+        reads = self.family == "encoder-decoder" and self.parallel.parts_of_rows > 1
+        self.check_parallel(shape, self.corruption.lengths(self.window)[0] if reads else self.seq_len)
         longest = shape.max_seq_len
         if self.seq_len > longest:
             raise ValueError(
@@ -195,31 +173,3 @@ class PretrainConfig(TrainingConfig):
             except ValueError as error:
                 raise ValueError(f"tokens: {error}") from None
         return self
-
-    def _check_parallel(self, shape: ModelConfig) -> None:
-        if self.parallel.tensor > 1 and (self.optimizer.algorithm == "muon" or self.float8):
-            other = "optimizer.algorithm=muon" if self.optimizer.algorithm == "muon" else "float8"
-            raise ValueError(
-                f"parallel.tensor={self.parallel.tensor} divides matrices that {other} needs whole: use "
-                "one or the other"
-            )
-        if not isinstance(self.workers, int) and self.parallel != ParallelConfig():
-            raise ValueError(
-                f"workers={self.workers}: a run that shrinks and grows is only sharded; give one number of "
-                "workers, or no --parallel options"
-            )
-        try:
-            layout = self.parallel.layout(self.fewest_workers)
-            reads = layout.divides_rows and self.family == "encoder-decoder"
-            row = self.corruption.lengths(self.window)[0] if reads else self.seq_len
-            layout.check_model(shape, row)
-        except LayoutError as error:
-            raise ValueError(f"parallel: {error}") from None
-        share, stages = math.ceil(self.global_batch / layout.data), layout.pipeline
-        passes = math.ceil(share / self.micro_batch)
-        if passes < stages:
-            raise ValueError(
-                f"parallel.pipeline={stages} keeps as many micro-batches under way, and a share of {share} "
-                f"sequences makes {passes} of micro_batch={self.micro_batch}: "
-                + (f"lower micro_batch to {share // stages}" if share >= stages else "raise global_batch")
-            )

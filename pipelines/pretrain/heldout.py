@@ -14,15 +14,12 @@ import torch.distributed as dist
 
 from llm.data.shards import TokenShards
 from llm.evaluation.bits_per_byte import bits_per_byte, unigram_bits_per_byte
-from llm.evaluation.heldout_guesses import Guesses, guesses, window_count
+from llm.evaluation.heldout_guesses import VIEWS_SEED, Guesses, guesses, window_count
 from llm.models.decoder import Decoder
 from llm.models.load import LanguageModel
 from pipelines.pretrain.batches import objective_of
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.token_source import TokenSource
-
-VIEWS_SEED = 0
-"""Of holes and masks in held-out text: the same for runs of any seed, whose losses are so of one question."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def start_actors(
     try:
         address = ray.get(learners[0].open_store.remote())
         states = ray.get([learner.join.remote(address) for learner in learners])
-        yield Actors(engines, scorer, learners), states[0]
+        nodes = {ray.get_runtime_context().get_node_id(), *ray.get([each.node.remote() for each in learners])}
+        yield Actors(engines, scorer, learners, frozenset(nodes)), states[0]
     finally:
         engines.close()
         with contextlib.suppress(Exception):  # if they are dead, or busy for long, that one is given up

@@ -56,6 +56,10 @@ class Learner:
         )
         self._store: dist.Store | None = None
 
+    def node(self) -> str:
+        """Where it is, by Ray's id."""
+        return str(ray.get_runtime_context().get_node_id())
+
     def open_store(self) -> tuple[str, int]:
         """(host, port) at which the learners meet."""
         host = ray.util.get_node_ip_address()

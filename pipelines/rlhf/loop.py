@@ -32,6 +32,8 @@ class Actors:
     engines: EnginePool
     scorer: Any
     learners: list[Any]
+    nodes: frozenset[str]
+    """Whose loss ends the run, by Ray's ids: the learners', and this process's."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ def align(
     config: RLHFConfig,
     record: Record,
     checkpoint: Callable[[int, AdaptiveKL], None],
+    asked_for: Callable[[], bool],
 ) -> None:
-    """Run the iterations from `start` on; `checkpoint(iterations done, kl)` is called now and then and at the
-    end.
+    """Run the iterations from `start` on; `checkpoint(iterations done, kl)` is called now and then, at the
+    end, and after an iteration in which it was `asked_for`.
     """
     kl = start.kl
     send_weights(actors, start.iteration)
@@ -78,7 +81,7 @@ def align(
         values = {"step": done, "beta": kl.beta, **metrics}
         record(values, clock.laps, actors.engines.deaths, rollouts, scores)
         kl = kl.updated(metrics["kl"], len(rollouts))
-        if done % config.checkpoint_every == 0 or done == config.iterations:
+        if asked_for() or done % config.checkpoint_every == 0 or done == config.iterations:
             checkpoint(done, kl)
 
 

@@ -1,5 +1,6 @@
 """RLHF as a stage: models/CHAT + models/REWARD + corpora/CONVERSATIONS → models/…"""
 
+import time
 from typing import TYPE_CHECKING
 
 from cluster.artifacts.folder import FileEntry
@@ -73,8 +74,10 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     # Ray and the actors' modules take seconds to import, and there was nothing to do until here.
     import ray
 
+    from llm.training.last_checkpoints import Noticed
     from pipelines.rlhf.actors import start_actors
     from pipelines.rlhf.loop import Start, align
+    from pipelines.rlhf.notice import notices
     from pipelines.rlhf.run_log import RunLog
     from pipelines.run_metrics import RunMetrics
 
@@ -89,15 +92,20 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
         beta = state["beta"] if state else config.kl.beta
         start = Start(state["step"] if state else 0, AdaptiveKL(beta, config.kl.target, config.kl.horizon))
         log = RunLog(workspace.path, start.iteration, tokenizer, progress, run_metrics, draft.ticket)
+        notice = Noticed(notices(actors.nodes, progress.say))
 
         def checkpoint(iteration: int, kl: AdaptiveKL) -> None:
+            notice.saving(iteration)
+            began = time.perf_counter()
             log.flush(durable=True)
             workspace.publish(list(LOGS))
             attached = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
             state = {"beta": kl.beta}
             ray.get([each.save.remote(iteration, state, attached) for each in actors.learners])
+            # It is not committed yet. Whatever the next would wait for it counts as holding up.
+            notice.saved(iteration, time.perf_counter() - began)
 
-        align(actors, prompts, start, config, log.record, checkpoint)
+        align(actors, prompts, start, config, log.record, checkpoint, asked_for=notice.wanted)
         weights = ray.get([each.weights.remote() for each in actors.learners])[0]
         draft.ticket.check()  # which says in a line why the last checkpoint was not kept, if it was not
         ray.get([each.finish_checkpoint.remote() for each in actors.learners])

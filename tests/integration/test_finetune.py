@@ -135,6 +135,48 @@ def test_adapters_are_learned_merged_and_kept(root):
     assert listed < artifact.manifest["files"].keys()
 
 
+DIVIDED = {
+    "tensor": {},  # rows of any length, which are lengthened
+    "pipeline": {"packing": True, "global_batch": 3, "micro_batch": 2},  # with a row more, without a target
+    "context": {"lora": {"rank": 4}},
+}
+
+
+@pytest.mark.parametrize("way", DIVIDED)
+def test_two_workers_that_divide_the_model_learn_what_one_does(root, way):
+    fields = {
+        "root": str(root),
+        "base": "small",
+        "corpus": "small",
+        "epochs": 1,
+        "global_batch": 8,
+        "micro_batch": 4,
+        "precision": "fp32",
+        "threads_per_worker": 1,
+        "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5},
+        "max_seq_len": 64,
+        "evaluate_every": 4,
+        "wandb": "disabled",
+    } | DIVIDED[way]
+    alone = FinetuneConfig(**fields, name="alone")
+    divided = FinetuneConfig(**fields, name="divided", workers=2, parallel={way: 2})
+    start_local(num_cpus=2)
+    try:
+        one, two = (stage.run(config, CLUSTER) for config in (alone, divided))
+    finally:
+        ray.shutdown()
+    assert two.version == one.version, "how it is divided is no part of what is made"
+    curves = [
+        [(each["loss"], each["grad_norm"], each.get("heldout_loss", 0.0)) for each in read_records(path)]
+        for path in (artifact.fetch() / "metrics.jsonl" for artifact in (two, one))
+    ]
+    assert len(curves[0]) > 8
+    torch.testing.assert_close(*map(torch.tensor, curves), rtol=1e-4, atol=0)
+    for name in ("base_heldout_loss", "heldout_loss"):
+        assert two.counts[name] == pytest.approx(one.counts[name], rel=1e-4)
+    torch.testing.assert_close(*(load_state(each.fetch()) for each in (two, one)), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -142,6 +184,7 @@ def test_adapters_are_learned_merged_and_kept(root):
         ({"corpus": "absent"}, "no corpora/absent"),
         ({"max_seq_len": 999}, "--max-seq-len 999 is longer than models/small/"),
         ({"optimizer": {"head_scale": 2}}, "--optimizer.head-scale 2.0: the head of models/small/"),
+        ({"workers": 8, "parallel": {"tensor": 8}}, r"models/small/\S+: parallel: tensor=8 does not divide"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(root, change, message):

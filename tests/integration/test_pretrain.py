@@ -8,12 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import psutil
 import pytest
 import ray
 import torch
+import torch.distributed as dist
 
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster, start_local
@@ -24,8 +26,10 @@ from pipelines.cli import run
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.stage import resolve_inputs as preferences_inputs
 from pipelines.pretrain import stage
+from pipelines.pretrain import worker as pretrain_worker_module
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.token_shards import ranged_shards
+from pipelines.training_worker import training_worker
 from pipelines.wandb_run import WandbRun
 from tests.integration.small_artifacts import VOCAB, make_tokens, small_store
 
@@ -227,6 +231,28 @@ def test_divergence_comes_back_as_one_line(undisturbed):
     with pytest.raises(UserError, match=r"pretrain: step \d+: the .* is .* Lower the learning rate") as error:
         stage.run(PretrainConfig(root=str(undisturbed.fetch().parents[2]), **fields), CLUSTER)
     assert "\n" not in str(error.value)
+
+
+def test_what_one_worker_alone_cannot_read_ends_the_run_for_all(local_ray, tmp_path, monkeypatch):
+    """The other one waits for it, and is not to wait for long; nor is it tried again."""
+    small_store(tmp_path)
+    starts = tmp_path / "starts"
+
+    def worker(arguments):
+        with training_worker(arguments["job"]):
+            if dist.get_rank() == 1:
+                with starts.open("a") as file:
+                    file.write("started\n")
+                raise UserError("part-00000.tok is not as recorded: copy it again")
+            dist.monitored_barrier(timeout=timedelta(seconds=100))
+
+    monkeypatch.setattr(pretrain_worker_module, "pretrain_worker", worker)
+    began = time.monotonic()
+    with pytest.raises(UserError) as error:
+        stage.run(PretrainConfig(root=str(tmp_path), **FIELDS | {"workers": 2}), CLUSTER)
+    assert str(error.value) == "pretrain: part-00000.tok is not as recorded: copy it again"
+    assert starts.read_text() == "started\n"
+    assert time.monotonic() - began < 60, "the hang limit is ten minutes"
 
 
 def test_sequences_longer_than_the_data_are_refused_before_anything_starts(undisturbed):

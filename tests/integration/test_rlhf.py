@@ -15,7 +15,9 @@ from cluster.connect import Cluster, start_local
 from cluster.errors import UserError
 from llm.training.metrics_log import read_records
 from pipelines.actors import engine_pool
+from pipelines.rlhf import notice
 from pipelines.rlhf.config import KLConfig, PPOConfig, RLHFConfig
+from pipelines.rlhf.run_log import RunLog
 from pipelines.rlhf.stage import run
 from tests.integration.small_chat import chat_store
 
@@ -132,6 +134,25 @@ def test_a_killed_run_goes_on_to_the_same_model(undisturbed, tmp_path):
     assert artifact.run()["resumed"]
     assert outcome(tmp_path) == undisturbed
     assert run(asked, CLUSTER).version == artifact.version, "a finished model is not made again"
+
+
+def test_a_notice_makes_a_checkpoint_after_the_update_under_way(tmp_path, monkeypatch, capfd, undisturbed):
+    """And changes nothing that is learned."""
+    chat_store(tmp_path, SEED)
+    record = RunLog.record
+
+    def recorded(self, metrics, *arguments):
+        record(self, metrics, *arguments)
+        if metrics["step"] == 2:
+            answers = iter([set(), {ray.get_runtime_context().get_node_id()}])
+            monkeypatch.setattr(notice, "draining_nodes", lambda: next(answers, set()))
+
+    monkeypatch.setattr(RunLog, "record", recorded)
+    run(config(tmp_path, checkpoint_every=100), CLUSTER)
+    checkpoints = [path.name for path in tmp_path.glob("models/aligned/*/checkpoints/step-*")]
+    assert sorted(checkpoints) == ["step-00000003", "step-00000012"]
+    assert capfd.readouterr().out.count("are to be taken back: checkpoints are written") == 1
+    assert outcome(tmp_path) == undisturbed
 
 
 def test_two_learners_learn_what_one_does(tmp_path, undisturbed):

@@ -38,7 +38,7 @@ def divide_experts(model: Trunk, ranks: Ranks) -> None:
         if ranks.expert is not None:
             for matrices in expert_matrices(block):
                 whole = distribute_tensor(matrices.weight, ranks.expert, [Shard(0)], src_data_rank=None)
-                matrices.weight = nn.Parameter(whole)
+                matrices.weight = nn.Parameter(whole, matrices.weight.requires_grad)
             experts.exchange = partial(exchange, ranks.expert.get_group())
         if parts > 1:
             experts.row_parts, experts.sum_over_row = parts, partial(_sum, ranks.rows)

@@ -10,7 +10,7 @@ and shard ranks. All of them have tokens of their own where experts are.
 """
 
 from dataclasses import asdict, dataclass
-from math import prod
+from math import lcm, prod
 from typing import Self
 
 from llm.models.config import ModelConfig
@@ -105,6 +105,11 @@ class ParallelLayout:
     def divides_rows(self) -> bool:
         """Whether a rank takes the loss of a part of each row."""
         return self.context * self.tensor > 1
+
+    @property
+    def row_multiple(self) -> int:
+        """What divides the tokens of a row that can be divided so."""
+        return self.context * lcm(self.tensor, 2 if self.context > 1 else 1)
 
     def place(self, rank: int) -> "Place":
         """Where `rank` stands."""

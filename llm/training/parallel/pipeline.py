@@ -80,6 +80,7 @@ class DecoderStage(Decoder):
         row_weights = (targets != IGNORE).sum(1)
         tokens, targets, inputs = own_part(tokens, targets, self.opening_id, self.ranks)
         router_losses: list[Tensor] = []
+        inputs["row_weights"] = row_weights
         hidden = self._blocks(tokens if self.first else x, tokens.shape[1], inputs, router_losses)
         if not self.last:
             if router_losses:
@@ -109,10 +110,12 @@ class DecoderStage(Decoder):
         self._row = row
         if self.first:
             return self.hidden(x, **inputs, router_losses=router_losses)
-        positions, pattern = inputs.get("positions"), inputs.get("pattern")
+        positions, pattern, row_weights = map(inputs.get, ("positions", "pattern", "row_weights"))
         if positions is None:
             positions = torch.arange(row, device=x.device).unsqueeze(0)
-        return self.run(x, positions, pattern or self.pattern, router_losses=router_losses)
+        return self.run(
+            x, positions, pattern or self.pattern, router_losses=router_losses, row_weights=row_weights
+        )
 
     def scoring(self, seq_len: int, device: torch.device) -> Scoring:
         """In rows of as many tokens as attention sees, of which `x` is a part under tensor parallelism."""

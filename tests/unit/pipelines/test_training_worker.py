@@ -17,8 +17,11 @@ from llm.data.loader import TokenLoader
 from llm.data.order import Order
 from llm.data.shards import SHARDS_FILE, ShardWriter, TokenShards, shards_json
 from llm.training import precision
+from llm.training.step import NonFiniteError
 from pipelines import training_worker
 from pipelines.parallel_config import ParallelConfig
+from pipelines.training_end import Final
+from pipelines.training_launch import FATAL
 
 GLOBAL_BATCH, STEPS = 12, 6
 
@@ -94,3 +97,24 @@ def test_a_run_keeps_its_precision_or_says_why_it_cannot(
         with pytest.raises(UserError, match=expected) as error:
             training_worker.run_precision(job, cpu)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("error, place", [(UserError, "rank 5 (on node-b): "), (NonFiniteError, "")])
+@pytest.mark.parametrize("workers_here", [4, 8])
+def test_what_one_worker_of_several_machines_meets_names_its_machine(
+    error, place, workers_here, tmp_path, monkeypatch
+):
+    """What all meet does not, and that they are on one machine needs no name."""
+    told = []
+    context = SimpleNamespace(get_local_world_size=lambda: workers_here, get_world_size=lambda: 8)
+    board = SimpleNamespace(post=SimpleNamespace(remote=told.append))
+    monkeypatch.setattr(training_worker, "get_context", lambda: context)
+    monkeypatch.setattr(training_worker, "this_host", lambda: "node-b")
+    monkeypatch.setattr(training_worker, "assigned_device", lambda: "cpu")
+    monkeypatch.setattr(training_worker.ray, "get", lambda told: told)
+    monkeypatch.setattr(training_worker.dist, "get_rank", lambda: 5)
+    config = SimpleNamespace(deterministic=False)
+    job = SimpleNamespace(threads=1, config=config, workspace=SimpleNamespace(path=tmp_path), board=board)
+    with pytest.raises(Final), training_worker.training_worker(job):
+        raise error("part-00000.tok is not as recorded")
+    assert told == [{FATAL: f"{place if workers_here == 4 else ''}part-00000.tok is not as recorded"}]

@@ -19,7 +19,7 @@ from llm.training.checkpoint_saver import CheckpointSaver
 from llm.training.checkpoint_writing import CheckpointPlace
 from llm.training.expert_load import expert_load
 from llm.training.loop import language_model_loss
-from llm.training.loss import next_token_targets
+from llm.training.loss import IGNORE, next_token_targets
 from llm.training.optimizer import adamw, with_muon
 from llm.training.parallel.layout import ParallelLayout
 from llm.training.parallel.parallelize import parallelize
@@ -129,7 +129,9 @@ def batch(step: int, config):
 
 
 def steps(model, optimizer, case: Case, ranks, numbers):
-    """(loss, z-loss, gradient norm, tokens, load of experts) of each step, in as many parts as needed."""
+    """(loss, z-loss, gradient norm, tokens, load of experts) of each step, in as many parts as needed. Ranks
+    have rows that only fill up their shares, too, where a load would show it.
+    """
     layout, share = case.layout, SEQUENCES // case.layout.data
     staged = isinstance(model, DecoderStage)
     pipeline = Pipeline(model, ranks, torch.device("cpu"), case.opening_id, case.z_loss) if staged else None
@@ -139,6 +141,10 @@ def steps(model, optimizer, case: Case, ranks, numbers):
         first = ranks.place.data * share if ranks else 0
         mine = [each[first : first + share] for each in batch(step, case.config)]
         size = share // max(2, layout.pipeline)
+        if ranks and model.config.n_experts:
+            *given, targets = mine
+            filler = (0, 0, 0, size)
+            mine = [*(F.pad(each, filler, value=3) for each in given), F.pad(targets, filler, value=IGNORE)]
         parts = list(zip(*(each.split(size) for each in mine), strict=True))
         loss_sum = language_model_loss(model, case.opening_id, ranks, case.z_loss)
         result = train_step(model, optimizer, parts, loss_sum, 1e-2, 0.5, layout.copies, backward)

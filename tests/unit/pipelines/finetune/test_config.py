@@ -44,12 +44,28 @@ def test_every_option_of_an_adapter_is_part_of_the_version():
             ["--lora.rank", "4", "--optimizer.embedding-scale", "3"],
             r"embedding_scale=3.0: with adapters \(lora.rank=4\) embeddings and head stay as they are",
         ),
+        (
+            ["--lora.rank", "4", "--workers", "2", "--parallel.tensor", "2"],
+            r"parallel.tensor=2: adapters \(lora.rank=4\) are not divided so; leave it out",
+        ),
+        (
+            ["--lora.rank", "4", "--workers", "2", "--parallel.pipeline", "2", "--packing"],
+            r"parallel.pipeline=2: adapters \(lora.rank=4\) are not divided so",
+        ),
+        (
+            ["--workers", "2", "--parallel.pipeline", "2"],
+            "parallel.pipeline=2 takes sequences of one length: add packing",
+        ),
         (["--lora.rank", "4", "--float8"], r"float8: matrices with adapters \(lora.rank=4\).*leave out one"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words):
     with pytest.raises(UserError, match=words):
         parsed(*arguments)
+
+
+def test_how_workers_divide_the_model_is_no_part_of_its_version():
+    assert parsed("--workers", "4", "--parallel.tensor", "2").what() == parsed().what()
 
 
 def test_a_new_model_is_known_by_its_shape():
