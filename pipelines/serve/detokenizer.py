@@ -2,8 +2,8 @@
 
 import codecs
 
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import SPECIAL_PIECES
+from llm.tokenizer.tokenizer import Tokenizer
 
 
 class Detokenizer:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from llm.engine.request import Output
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.train import train_tokenizer
 from pipelines.serve.choice import Choice
 from pipelines.serve.detokenizer import Detokenizer, StopStrings, token_text
@@ -14,8 +14,8 @@ TEXT = "def f(x):\n    return 'naïve café 日本語 🎉🎉' + x\n\n\ndef g()
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(
+def tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(
         train_tokenizer(["def f(x):\n    return x\n", "def g():\n    pass\n"] * 30, vocab_size=330)
     )
 
@@ -60,7 +60,7 @@ def test_stop_strings_cut_where_a_search_of_the_whole_text_does(stops):
         assert stopper.found == bool(places)
 
 
-def outputs_of(tokenizer: Tokenizer, ids: list[int], rng: random.Random) -> list[Output]:
+def outputs_of(tokenizer: SentencePieceTokenizer, ids: list[int], rng: random.Random) -> list[Output]:
     outputs, start = [], 0
     while start < len(ids):
         size = rng.randint(1, 4)
