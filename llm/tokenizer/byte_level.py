@@ -69,6 +69,9 @@ class ByteLevelTokenizer(Tokenizer):
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         return b"".join(map(self._piece_bytes.__getitem__, ids))
 
+    def special_name(self, id: int) -> str | None:
+        return None if self._piece_bytes[id] else self._library.id_to_token(id)
+
     def normalised(self, text: str) -> str:
         return text if self.is_lossless else self._library.normalizer.normalize_str(text)
 

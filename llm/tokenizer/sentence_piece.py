@@ -65,6 +65,9 @@ class SentencePieceTokenizer(Tokenizer):
         text = b"".join(map(self._piece_bytes.__getitem__, ids))
         return text.replace(SPACE_SYMBOL.encode(), b" ") if self._spells_spaces else text
 
+    def special_name(self, id: int) -> str | None:
+        return None if self._piece_bytes[id] else self._processor.id_to_piece(id)
+
     def normalised(self, text: str) -> str:
         if self.is_lossless:
             return text

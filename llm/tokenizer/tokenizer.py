@@ -49,6 +49,10 @@ class Tokenizer(ABC):
         """UTF-8 bytes of the ids. One id may be a part of a character: join before decoding."""
 
     @abstractmethod
+    def special_name(self, id: int) -> str | None:
+        """The name of a special piece, ours or another; None for a piece of text."""
+
+    @abstractmethod
     def normalised(self, text: str) -> str:
         """What `decode(encode(text))` should give: the text itself, or what the model's rules make of it."""
 
