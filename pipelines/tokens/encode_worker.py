@@ -5,6 +5,7 @@ while they decompress, hash and copy. Two units are under way: while the shards 
 the next one is encoded.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,7 @@ class EncodeWorker:
     def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder, text_bytes: int) -> None:
         """text_bytes: how much text this actor is likely to get."""
         self._corpus, self._target = corpus, target
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there are as many actors as CPUs
         self._tokenizer = load_tokenizer(tokenizer)
         self._dtype = token_dtype(self._tokenizer.vocab_size)
         self._encoder = document_encoder(self._tokenizer, self._dtype, expected=text_bytes)
