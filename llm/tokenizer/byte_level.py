@@ -81,7 +81,7 @@ def read_json(content: bytes) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # of no kind that says more
-        raise ValueError(f"{JSON_FILE}: cannot be read: {error}") from None
+        raise ValueError(f"{JSON_FILE}: cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _bytes_of(piece: str) -> bytes:

@@ -42,8 +42,8 @@ def renumber_json(
     Raises ValueError, saying why, if it is no byte-level BPE tokenizer, does more to a text than we can vouch
     for, or may read a special piece in it.
     """
-    parts = _parts(content)
     library = read_json(content)
+    parts = _parts(content)
     ids: dict[str, int] = library.get_vocab()
     pieces = {id: text for text, id in sorted(ids.items())}
     if len(pieces) < len(ids):
@@ -78,7 +78,7 @@ def renumber_json(
         "truncation": None,
         "padding": None,
         "added_tokens": tokens,
-        "normalizer": parts.get("normalizer"),
+        "normalizer": parts["normalizer"],
         "pre_tokenizer": parts["pre_tokenizer"],
         "post_processor": None,
         "decoder": parts["decoder"],
@@ -92,15 +92,13 @@ def renumber_json(
 
 
 def _parts(content: bytes) -> dict[str, Any]:
-    """The file's parts. Raises ValueError for the first that we do not have."""
-    try:
-        parts = json.loads(content)
-        model, cuts = parts["model"], _steps(parts.get("pre_tokenizer"), "pretokenizers")
-        normalizers = _steps(parts.get("normalizer"), "normalizers")
-        kind = model.get("type", "BPE" if "merges" in model else None)
-        decoder = (parts.get("decoder") or {}).get("type")
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{JSON_FILE}: cannot be read: {type(error).__name__}: {error}") from None
+    """The parts of a file that the library reads. Raises ValueError for the first that we do not have."""
+    parts: dict[str, Any] = json.loads(content)
+    model = parts["model"]
+    cuts = _steps(parts.get("pre_tokenizer"), "pretokenizers")
+    normalizers = _steps(parts.get("normalizer"), "normalizers")
+    kind = model.get("type", "BPE" if "merges" in model else None)  # old files do not say
+    decoder = (parts.get("decoder") or {}).get("type")
     if kind != "BPE":
         raise _refusal("model.type", kind, "only BPE on bytes can be used")
     for field in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -124,7 +122,7 @@ def _parts(content: bytes) -> dict[str, Any]:
         raise ValueError(
             f"{JSON_FILE}: {len(lacking)} of the 256 bytes have no piece: not every text has ids"
         )
-    return parts
+    return parts | {"normalizer": parts["normalizer"] if normalizers else None}
 
 
 def _steps(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:

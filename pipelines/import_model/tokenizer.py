@@ -33,9 +33,14 @@ def our_tokenizer(directory: Path, shape: ModelConfig) -> tuple[str, Renumbered]
         raise NotUsable(f"there is neither a SentencePiece model nor a {JSON_FILE}")
     if json_object(directory / _CONFIG).get("add_prefix_space"):
         raise NotUsable(f"{_CONFIG}: add_prefix_space is true")
-    content = (directory / JSON_FILE).read_bytes()
     try:
-        made = renumber_json(content, _meanings(directory), _configured(directory), its_own)
+        configured = _configured(directory)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        message = f"{_CONFIG} or {_ADDED} is not as it should be: {type(error).__name__}: {error}"
+        raise NotUsable(message) from None
+    try:
+        content = (directory / JSON_FILE).read_bytes()
+        made = renumber_json(content, _meanings(directory), configured, its_own)
     except ValueError as error:
         raise NotUsable(str(error)) from None
     last = max(row for row in made.rows if row is not None)
@@ -91,4 +96,5 @@ def _meanings(directory: Path) -> dict[int, str | int]:
 
 def _content(token: Any) -> str | None:
     """A piece, which is written alone or with how it is read."""
-    return token.get("content") if isinstance(token, dict) else token
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None

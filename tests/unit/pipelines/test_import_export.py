@@ -233,6 +233,10 @@ def with_another_file(directory: Path) -> None:
     (directory / "added_tokens.json").write_text('{"<x>": 377}')
 
 
+def with_a_damaged_one(directory: Path) -> None:
+    (directory / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"7": "<x>"}}')
+
+
 def without_a_file(directory: Path) -> None:
     (directory / "tokenizer.json").unlink()
 
@@ -243,6 +247,7 @@ def without_a_file(directory: Path) -> None:
         (with_prefix_space, "tokenizer.json: add_prefix_space is true; only a pre_tokenizer without it can"),
         (with_more_pieces_than_the_model, "tokenizer.json: has an id 396, the model 388 ids"),
         (with_another_file, "tokenizer.json: has no piece '<x>' with the id 377, and other files say so"),
+        (with_a_damaged_one, "tokenizer_config.json or added_tokens.json is not as it should be: TypeError"),
         (without_a_file, "there is neither a SentencePiece model nor a tokenizer.json"),
     ],
 )
