@@ -140,10 +140,10 @@ def _refusal(field: str, value: Any, possible: str) -> ValueError:
 
 def _specials(ids: dict[str, int], meanings: Mapping[int, str | int], added: set[int]) -> dict[int, int]:
     """By our special id, the id of what means the same: what is said of it, else by its name."""
+    known = dict[str | int, int]([*ids.items(), *((id, id) for id in added)])
     found: dict[int, int] = {}
     for ours in (EOS_ID, BOS_ID, PAD_ID):
-        said = meanings.get(ours)
-        theirs = ids.get(said) if isinstance(said, str) else said if said in added else None
+        theirs = known.get(meanings[ours]) if ours in meanings else None
         if theirs is not None and theirs not in found.values():
             found[ours] = theirs
     for ours, text in enumerate(SPECIAL_PIECES):
