@@ -7,7 +7,7 @@ from typing import Any, Literal
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
 from llm.models.config import Family
-from pipelines.model_folder import TOKENIZER
+from pipelines.tokenizer_artifact import tokenizer_file, why_none
 
 _NAMES = {"lm": "language", "scalar": "reward"}
 _DECODERS: tuple[Family, ...] = ("decoder",)
@@ -33,10 +33,10 @@ def check_language_model(flag: str, model: Artifact, families: Collection[Family
             f"--{flag} {model.ref} is an {family}, and this stage takes a {' or an '.join(families)}: name "
             "another one, or pre-train one with --model.preset gpt2 or a llama"
         )
-    if TOKENIZER not in model.files:
+    if tokenizer_file(model.files) is None:
         raise UserError(
-            f"--{flag} {model.ref} has no tokenizer that Manta can use: it comes from a folder without "
-            "a SentencePiece model, and can only be exported; name another one"
+            f"--{flag} {model.ref} has no tokenizer that Manta can use{why_none(model)}: it can only be "
+            "exported; name another one"
         )
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from cluster.artifacts.manifest import Artifact
 from cluster.errors import UserError
 from llm.tokenizer.chat import encode_prompt
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.corpus_pieces import part_files
 
 Split = Literal["train", "heldout"]

@@ -30,7 +30,7 @@ from cluster.placement import Share
 from llm.models.config import ModelConfig
 from pipelines.actors.progress_board import ProgressBoard
 from pipelines.evaluation_beside import Evaluate, EvaluationBeside
-from pipelines.model_folder import CONFIG, TOKENIZER
+from pipelines.model_folder import attachments
 from pipelines.progress import StageProgress, stage_progress
 from pipelines.run_metrics import RunMetrics
 from pipelines.training_config import TrainingConfig
@@ -67,7 +67,7 @@ class TrainingJob:
     ticket: Ticket
     """Says whether this run may still write."""
     inputs: dict[str, Artifact]
-    """Input artifacts by role; `tokenizer` is one that has a tokenizer.model."""
+    """Input artifacts by role; `tokenizer` is one that has a tokenizer's file."""
     attachments: dict[str, bytes]
     """What each checkpoint carries besides the run's own state, so that it is a model by itself."""
     threads: int
@@ -104,8 +104,8 @@ def run_training(
     # On this machine: if it were on a node that dies, the run would die with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ProgressBoard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
-    attachments = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
-    job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attachments, threads, board)
+    attached = attachments(draft)
+    job = TrainingJob(config, model, draft.workspace, draft.ticket, inputs, attached, threads, board)
     scratch = draft.workspace.path / "ray_train"
     # Nobody takes nodes back from a cluster of this machine alone, and watching for it is one more process.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1" if cluster.joined else "0"

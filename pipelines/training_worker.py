@@ -22,7 +22,7 @@ from llm.models.lora import add_adapters, initial_adapters, merge_adapters
 from llm.models.lora_config import LoraConfig
 from llm.models.masked_lm import MaskedLM
 from llm.planning.peak import PeakFlops
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.training.checkpoint import newest_state
 from llm.training.cpu_memory import keep_freed_memory
 from llm.training.deterministic import use_deterministic_algorithms

@@ -1,1 +1,1 @@
-"""SentencePiece tokenizers: training, exact encoding and decoding, the chat template."""
+"""Tokenizers of SentencePiece and on bytes: training, exact encoding and decoding, the chat template."""

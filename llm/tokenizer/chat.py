@@ -9,8 +9,8 @@ ever tokenised again, and what a model was asked is what it is trained on.
 
 from collections.abc import Mapping, Sequence
 
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, SYSTEM_ID, USER_ID
+from llm.tokenizer.tokenizer import Tokenizer
 
 ROLE_IDS = {"system": SYSTEM_ID, "user": USER_ID, "assistant": ASSISTANT_ID}
 

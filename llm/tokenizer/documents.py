@@ -1,4 +1,4 @@
-"""Ids of whole columns of documents: SentencePiece's, made by compiled loops where those can."""
+"""Ids of whole columns of documents: SentencePiece's, made by compiled loops where those can, or of bytes."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from llm.tokenizer.encoder.vocabulary import why_unsupported
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llm.tokenizer.encoder.encoder import Encoder
@@ -25,8 +26,36 @@ _MODULES = {proto.TrainerSpec.BPE: "bpe", proto.TrainerSpec.UNIGRAM: "unigram"}
 _log = logging.getLogger(__name__)
 
 
+def document_encoder(
+    tokenizer: Tokenizer, dtype: np.dtype, expected: int = 0
+) -> "DocumentEncoder | PlainEncoder":
+    """What encodes documents with a tokenizer; arguments as of `DocumentEncoder`."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return DocumentEncoder(tokenizer, dtype, expected=expected)
+    return PlainEncoder(tokenizer, dtype)
+
+
+class PlainEncoder:
+    """Encodes batch after batch with the tokenizer's own library. For one thread at a time."""
+
+    why_slow = None
+
+    def __init__(self, tokenizer: Tokenizer, dtype: np.dtype):
+        """dtype: of the ids."""
+        self._tokenizer, self._dtype = tokenizer, dtype
+
+    def encode(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """As of `DocumentEncoder`."""
+        texts.validate(full=True)
+        eos = np.array([self._tokenizer.eos_id], dtype=self._dtype)
+        arrays = self._tokenizer.encode_arrays(texts.to_pylist())
+        pieces = [part.astype(self._dtype) for ids in arrays for part in (ids, eos)]
+        ends = np.cumsum([len(ids) + 1 for ids in arrays], dtype=np.int64)
+        return np.concatenate([*pieces, eos[:0]]), ends
+
+
 class DocumentEncoder:
-    """Encodes batch after batch. For one thread at a time.
+    """Encodes batch after batch with a SentencePiece model. For one thread at a time.
 
     SentencePiece does the first batches. Then come some that are encoded both by it and by the compiled loops
     (llm/tokenizer/encoder), and if all ids are equal, the loops do what comes after.
@@ -34,7 +63,7 @@ class DocumentEncoder:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: SentencePieceTokenizer,
         dtype: np.dtype,
         compile_after: int = _COMPILE_AFTER,
         load_after: int = _LOAD_AFTER,
@@ -47,6 +76,7 @@ class DocumentEncoder:
         loops are made ready at once.
         """
         self._tokenizer, self._dtype = tokenizer, dtype
+        self._plain = PlainEncoder(tokenizer, dtype)
         many = expected > _MANY * compile_after
         compile_after = 0 if many else compile_after
         self._compile_after, self._load_after = compile_after, min(load_after, compile_after)
@@ -68,7 +98,7 @@ class DocumentEncoder:
         compares = self.why_slow is None and self._is_worth_it()
         if compares and (enough := self._documents_to_compare(texts)) < len(texts):
             return _joined(self.encode(texts[:enough]), self.encode(texts[enough:]))
-        ids, ends = self._with_sentencepiece(texts)
+        ids, ends = self._plain.encode(texts)
         if compares:
             try:
                 self._compare(texts, ids, ends)
@@ -93,13 +123,6 @@ class DocumentEncoder:
         """The first ones, which have the bytes that are still to be compared; one at least."""
         sizes = np.cumsum(pc.binary_length(texts).to_numpy())
         return int(np.searchsorted(sizes, max(self._to_compare, 0))) + 1
-
-    def _with_sentencepiece(self, texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        eos = np.array([self._tokenizer.eos_id], dtype=self._dtype)
-        arrays = self._tokenizer.encode_arrays(texts.to_pylist())
-        pieces = [part.astype(self._dtype) for ids in arrays for part in (ids, eos)]
-        ends = np.cumsum([len(ids) + 1 for ids in arrays], dtype=np.int64)
-        return np.concatenate([*pieces, eos[:0]]), ends
 
     def _compare(self, texts: pa.Array, ids: np.ndarray, ends: np.ndarray) -> None:
         """The compiled loops with SentencePiece."""

@@ -10,7 +10,7 @@ A pair of texts is a conversation of one question and one answer.
 from collections.abc import Sequence
 
 from llm.tokenizer.chat import Message, encode_conversation
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 
 def encode_source(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:

@@ -31,7 +31,7 @@ class Renumbered:
     """A tokenizer with our ids, and a model's pieces after them."""
 
     model: bytes
-    """The content of `tokenizer.model`."""
+    """The content of `tokenizer.model`, or of a `tokenizer.json`."""
     rows: list[int | None]
     """By our id, the id that it had; None for a piece that is new."""
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import FIRST_BYTE_ID, MIN_VOCAB_SIZE
+from llm.tokenizer.tokenizer import Tokenizer
 
 COUNTED = ("documents", "bytes", "words", "tokens", "byte_tokens", "round_trip_failures")
 """Columns of `measure`.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from cluster.artifacts.manifest import Artifact
 from cluster.connect import Cluster
 from llm.evaluation.python_grade import Grade
-from llm.tokenizer.load import load_tokenizer
 from pipelines.actors.engine_pool import EnginePool
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.model_folder import TOKENIZER
 from pipelines.prompts import Prompt
 from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import grade_response
+from pipelines.tokenizer_artifact import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def answers_of(
             answered(len(completions), sum(len(each.response_ids) for each in completions))
     in_order = [completion for index in range(len(batches)) for completion in finished[index]]
 
-    tokenizer = load_tokenizer(model.fetch(TOKENIZER))
+    tokenizer = load_tokenizer(model)
     answers = []
     for prompt, completion in zip(prompts, in_order, strict=True):
         text = tokenizer.decode(completion.response_ids)

@@ -19,15 +19,14 @@ from llm.engine.encoder_decoder import answer_all
 from llm.evaluation.text_match import TextMatch, text_match
 from llm.models.encoder_decoder import EncoderDecoder
 from llm.models.load import load_model
-from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.special import EOS_ID, PAD_ID
 from pipelines.corpus_pieces import part_files
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.results import share
-from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
 from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt
+from pipelines.tokenizer_artifact import load_tokenizer
 
 
 def measure_pairs(
@@ -42,7 +41,7 @@ def measure_pairs(
     Two answers that take no model stand beside theirs: the question itself, and the commonest answer of the
     training split.
     """
-    tokenizer = load_tokenizer(inputs["model"].fetch(TOKENIZER))
+    tokenizer = load_tokenizer(inputs["model"])
     roles = [role for role in ("model", "baseline") if role in inputs]
     answers: dict[str, list[list[int]]] = {}
     cluster.connect()

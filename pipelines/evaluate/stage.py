@@ -11,16 +11,15 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from cluster.one_process import run_in_one_process
 from llm.tokenizer.chat import encode_prompt
-from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.pairs import encode_source
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_language_model, family_of
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.pre_training import check_question, pre_training, question_for
-from pipelines.model_folder import TOKENIZER
 from pipelines.progress import stage_progress
 from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, check_conversations, load_prompts
+from pipelines.tokenizer_artifact import load_tokenizer, read_tokenizer, resolve_tokenizer
 
 LOGIC_VERSION = 3
 
@@ -47,7 +46,7 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
                 check_context(model, config.max_tokens, "max_tokens")
             else:
                 check_context(model, config.max_prompt_tokens + config.max_tokens)
-    tokenizers = {role: model.read(TOKENIZER) for role, model in models.items()}
+    tokenizers = {role: read_tokenizer(model) for role, model in models.items()}
     if config.tokens is not None:
         inputs["tokens"] = store.resolve("tokens", config.tokens)
         if inputs["tokens"].counts.get("heldout_tokens") == 0:
@@ -55,8 +54,8 @@ def resolve_inputs(config: EvaluateConfig, store: ArtifactStore) -> dict[str, Ar
                 f"--tokens {config.tokens}: {inputs['tokens'].ref} has no held-out text; "
                 "make its corpus with a --heldout-fraction above 0"
             )
-        tokenizer = store.resolve("tokenizers", inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
-        tokenizers["tokens"] = tokenizer.read(TOKENIZER)
+        tokenizer = resolve_tokenizer(store, inputs["tokens"].manifest["inputs"]["tokenizer"]["ref"])
+        tokenizers["tokens"] = read_tokenizer(tokenizer)
     for role, content in tokenizers.items():
         if content != tokenizers["model"]:
             raise UserError(f"{inputs[role].ref} has another tokenizer than {inputs['model'].ref}")
@@ -165,7 +164,7 @@ def load_heldout_prompts(config: EvaluateConfig, inputs: dict[str, Artifact]) ->
     pairs = family_of(inputs["model"]) == "encoder-decoder"
     return load_prompts(
         inputs["corpus"],
-        load_tokenizer(inputs["model"].fetch(TOKENIZER)),
+        load_tokenizer(inputs["model"]),
         split="heldout",
         seed=config.seed,
         limit=config.prompts,

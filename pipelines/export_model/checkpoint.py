@@ -15,12 +15,13 @@ from llm.models.config import ModelConfig
 from llm.models.load import Head, load_config, load_state
 from llm.models.lora import merge_adapters
 from llm.models.lora_config import LoraConfig
+from llm.tokenizer.load import find_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, EOS_ID, PAD_ID
 from llm.training.checkpoint_manifest import STATE
 from llm.training.checkpoint_weights import read_weights
 from pipelines.begin import check_inputs
 from pipelines.checkpoint_mirror import kept_checkpoint
-from pipelines.model_folder import BEGUN, CONFIG, TOKENIZER, WEIGHTS
+from pipelines.model_folder import BEGUN, CONFIG, WEIGHTS
 
 _ATTEMPTS = 5
 """At a checkpoint that stays while it is read."""
@@ -74,7 +75,7 @@ def read_kept(store: ArtifactStore, model: Artifact | Folder, step: int | None) 
         path = kept_checkpoint(folder, step)
         try:
             shape, head = load_config(path)
-            tokenizer = (path / TOKENIZER).read_bytes()
+            tokenizer = find_tokenizer(path).read_bytes()
             done = int(json.loads((path / STATE).read_bytes())["step"])
             weights = read_weights(path)
         except (OSError, ValueError):

@@ -24,8 +24,9 @@ from pipelines.begin import check_inputs
 from pipelines.export_model.checkpoint import provenance, read_kept, unfinished
 from pipelines.export_model.config import ExportConfig
 from pipelines.inspect.format import format_bytes
-from pipelines.model_folder import CONFIG, EXPORT, GENERATION, IMPORTED, TOKENIZER, WEIGHTS
+from pipelines.model_folder import CONFIG, EXPORT, GENERATION, IMPORTED, WEIGHTS
 from pipelines.progress import console
+from pipelines.tokenizer_artifact import read_tokenizer, tokenizer_file
 
 PROVENANCE = "manta.json"
 """In a directory made from a checkpoint: model, step, and what the model is made from."""
@@ -90,10 +91,9 @@ def _free_place(to: str) -> Path:
 
 def _write_finished(model: Artifact, directory: Path, dtype: torch.dtype) -> None:
     kept = [name for name in model.files if name.startswith(f"{IMPORTED}/")]
-    own = [TOKENIZER] if TOKENIZER in model.files else []
-    folder = model.fetch(CONFIG, WEIGHTS, *own, *kept)
+    folder = model.fetch(CONFIG, WEIGHTS, *kept)
     shape, head = load_config(folder)
-    tokenizer = (folder / TOKENIZER).read_bytes() if own else None
+    tokenizer = read_tokenizer(model) if tokenizer_file(model.files) else None
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         _write(weights.get_tensor, shape, head, directory, tokenizer, _special_ids(model), dtype)
     for name in kept:

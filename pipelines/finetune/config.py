@@ -27,7 +27,9 @@ class FinetuneConfig(ParallelTrainingConfig):
     a --tokenizer too.
     """
     tokenizer: How[str | None] = None
-    """Tokenizer of a new model: NAME or NAME/VERSION under tokenizers/. A base model has its own."""
+    """Tokenizer of a new model: NAME or NAME/VERSION under tokenizers/, or models/NAME for that of a model. A
+    base model has its own.
+    """
     corpus: How[str] = "chat"
     """Conversations to learn from: NAME or NAME/VERSION under corpora/."""
     epochs: int = Field(default=2, gt=0)

@@ -11,7 +11,7 @@ from cluster.errors import UserError
 from llm.data.best_fit import PackedConversationBatches
 from llm.data.packing import ConversationBatches
 from llm.tokenizer.chat import encode_conversation
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.training.loss import next_token_targets
 from llm.training.step import MicroBatch
 from pipelines.finetune.config import FinetuneConfig

@@ -12,7 +12,7 @@ from llm.data.packing import ConversationBatches
 from llm.data.pairs import PairBatches
 from llm.models.config import Family, ModelConfig
 from llm.planning.flops import training_flops_per_token
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.training.loss import next_token_targets
 from llm.training.step import MicroBatch
 from pipelines.finetune.config import FinetuneConfig

@@ -7,8 +7,8 @@ import torch
 
 from cluster.errors import UserError
 from llm.data.pairs import Pair, PairBatches, PairRows, lay_out
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.pairs import encode_pair
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.training.step import MicroBatch
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.conversations import read_messages

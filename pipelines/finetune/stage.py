@@ -12,8 +12,9 @@ from llm.models.load import load_config
 from pipelines.begin import begin
 from pipelines.check_model import check_language_model
 from pipelines.finetune.config import FinetuneConfig
-from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, prepare_model_folder
 from pipelines.progress import console
+from pipelines.tokenizer_artifact import load_tokenizer, resolve_tokenizer
 
 LOGIC_VERSION = 2
 
@@ -23,7 +24,7 @@ def resolve_inputs(config: FinetuneConfig, store: ArtifactStore) -> dict[str, Ar
     missing or does not fit the other.
     """
     if config.tokenizer is not None:
-        begins = {"tokenizer": store.resolve("tokenizers", config.tokenizer)}
+        begins = {"tokenizer": resolve_tokenizer(store, config.tokenizer)}
     else:
         begins = {"base": store.resolve("models", config.base)}
     corpus = store.resolve("corpora", config.corpus)
@@ -54,8 +55,8 @@ def _check_shape(config: FinetuneConfig, shape: ModelConfig, which: str) -> None
             raise UserError(f"{flag} {length} is longer than {which} allows: use at most {shape.max_seq_len}")
     if shape.family == "encoder-decoder" and config.parallel.parts_of_rows > 1:
         raise UserError(
-            f"--parallel.tensor and --parallel.context: pairs are not divided in fine-tuning, and {which} is an "
-            "encoder-decoder; leave them out, and the workers shard it"
+            f"--parallel.tensor and --parallel.context: pairs are not divided in fine-tuning, and {which} is "
+            "an encoder-decoder; leave them out, and the workers shard it"
         )
     try:
         config.check_parallel(shape, config.max_seq_len)
@@ -81,14 +82,13 @@ def run(config: FinetuneConfig, cluster: Cluster) -> Artifact:
         return draft
 
     # Ray Train takes seconds to import, and there was nothing to do until here.
-    from llm.tokenizer.load import load_tokenizer
     from pipelines.finetune.lessons import read_batches
     from pipelines.finetune.worker import finetune_worker
     from pipelines.training_launch import run_training
     from pipelines.write_model import not_exported
 
     begins_with = inputs["tokenizer"] if config.from_scratch else inputs["base"]
-    tokenizer = load_tokenizer(begins_with.fetch(TOKENIZER))
+    tokenizer = load_tokenizer(begins_with)
     if config.from_scratch:
         model = config.model.trained_shape(len(tokenizer))
     else:

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from llm.models.load import LanguageModel
 from llm.models.lora import adapter_count
 from llm.models.parameters import parameter_count
-from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.special import PAD_ID
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE
@@ -21,7 +20,8 @@ from pipelines.checkpoint_mirror import mirror_of
 from pipelines.finetune.config import FinetuneConfig
 from pipelines.finetune.lessons import Lessons, read_lessons
 from pipelines.memory_check import say_memory
-from pipelines.model_folder import LOGS, TOKENIZER, WEIGHTS
+from pipelines.model_folder import LOGS, WEIGHTS
+from pipelines.tokenizer_artifact import load_tokenizer
 from pipelines.training_launch import TrainingJob
 from pipelines.training_observer import observer
 from pipelines.training_worker import (
@@ -42,7 +42,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
     assert isinstance(config, FinetuneConfig)
     with training_worker(job) as device:
         precision = run_precision(job, device)
-        tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
+        tokenizer = load_tokenizer(job.inputs["tokenizer"])
         trained = adapter_count(job.model, config.adapters) if config.adapters is not None else None
         seq_len, input_len = config.max_seq_len, None
         if job.model.family == "encoder-decoder":

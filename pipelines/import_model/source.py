@@ -1,4 +1,4 @@
-"""What a Hugging Face directory holds that is imported: its files, their identity, its tokenizer and ids."""
+"""What a Hugging Face directory holds that is imported: its files, their identity, and special ids."""
 
 import hashlib
 import json
@@ -22,7 +22,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "vocab.txt",
 )
-_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
@@ -57,30 +56,11 @@ def special_ids(directory: Path) -> dict[str, Any]:
     """Ids that begin, end and pad a text, where the directory says; an end can be a list."""
     said: dict[str, Any] = {}
     for name in CONFIGS:
-        said |= _object(directory / name)
+        said |= json_object(directory / name)
     return {name: said[name] for name in _SPECIAL_IDS if said.get(name) is not None}
 
 
-def sentencepiece_model(directory: Path) -> bytes | None:
-    """The SentencePiece model that text is encoded with, if it is one.
-
-    Llama 3's `tokenizer.model` is none, but a list of byte strings.
-    """
-    for name in _SENTENCEPIECE:
-        file = directory / name
-        if file.is_file() and not file.read_bytes().isascii():
-            return file.read_bytes()
-    return None
-
-
-def added_pieces(directory: Path) -> dict[int, str]:
-    """Pieces by id that tokenizer.json or added_tokens.json add to the SentencePiece model."""
-    tokens = _object(directory / "tokenizer.json").get("added_tokens", [])
-    found = {int(token["id"]): str(token["content"]) for token in tokens}
-    return found | {int(id): str(piece) for piece, id in _object(directory / "added_tokens.json").items()}
-
-
-def _object(file: Path) -> dict[str, Any]:
+def json_object(file: Path) -> dict[str, Any]:
     """A JSON object; empty if there is no such file. Raises UserError if it is something else."""
     if not file.is_file():
         return {}

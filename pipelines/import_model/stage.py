@@ -1,8 +1,9 @@
 """Import: a Hugging Face directory → models/NAME, on this machine and without Ray.
 
-Every stage encodes with a SentencePiece model that has our special ids. A directory's own one gets them (rows
-of embedding and head move along). Where the directory has none, as those of GPT-2, Llama 3, Qwen3 and BERT,
-the model comes without: it can be exported again, and stages that need text refuse it by name.
+Every stage encodes with a tokenizer that has our special ids. A directory's own one gets them (rows of
+embedding and head move along) if it is a SentencePiece model, or a tokenizer.json with BPE on bytes. Where
+there is neither, as in BERT's directory, the model comes without: it can be exported again, and stages that
+need text refuse it by name.
 """
 
 import json
@@ -20,22 +21,20 @@ from llm.models.hugging_face.fields import Unsupported
 from llm.models.hugging_face.vocabulary import with_rows
 from llm.models.load import save_model
 from llm.models.parameters import published_count
-from llm.tokenizer.renumber import renumber
-from llm.tokenizer.special import ADDED_PIECES
 from pipelines.import_model.config import ImportConfig
 from pipelines.import_model.source import (
     TOKENIZER_FILES,
-    added_pieces,
     find_directory,
     identity,
-    sentencepiece_model,
     special_ids,
 )
-from pipelines.model_folder import GENERATION, IMPORTED, TOKENIZER
+from pipelines.import_model.tokenizer import NotUsable, our_tokenizer
+from pipelines.model_folder import GENERATION, IMPORTED
 from pipelines.outcome import outcome
 from pipelines.progress import console
+from pipelines.tokenizer_artifact import tokenizer_file, why_none
 
-LOGIC_VERSION = 1
+LOGIC_VERSION = 2
 
 
 def run(config: ImportConfig) -> int:
@@ -43,10 +42,11 @@ def run(config: ImportConfig) -> int:
     began = time.time()
     artifact = import_directory(config)
     console.print(outcome(artifact, began))
-    if TOKENIZER not in artifact.files:
+    if tokenizer_file(artifact.files) is None:
         console.print(
-            f"{artifact.ref} has no SentencePiece tokenizer, and so no text can be given to it: it can be "
-            "exported, not trained or served"
+            f"{artifact.ref} has no tokenizer that Manta can use{why_none(artifact)}: it can be exported, "
+            "not trained or served",
+            markup=False,
         )
     return 0
 
@@ -80,24 +80,31 @@ def import_directory(config: ImportConfig) -> Artifact:
 
 def _fill(draft: Draft, directory: Path) -> Artifact:
     state, shape = import_model(directory)
-    ids, model = special_ids(directory), sentencepiece_model(directory)
-    if model is not None:
-        try:
-            renumbered = renumber(model, added_pieces(directory), ADDED_PIECES[shape.family])
-            state, shape = with_rows(state, shape, renumbered.rows)
-        except ValueError as error:
-            raise UserError(f"{directory}: its tokenizer cannot be imported: {error}") from None
-        ids = _renumbered(ids, renumbered.rows)
-        draft.write(TOKENIZER, renumbered.model)
+    ids, why_not = special_ids(directory), None
+    try:
+        name, tokenizer = our_tokenizer(directory, shape)
+        state, shape = with_rows(state, shape, tokenizer.rows)
+        ids = _renumbered(ids, tokenizer.rows)
+        draft.write(name, tokenizer.model)
+    except NotUsable as reason:
+        why_not = str(reason)
+    except ValueError as error:
+        raise UserError(f"{directory}: its tokenizer cannot be imported: {error}") from None
     draft.write(f"{IMPORTED}/{GENERATION}", (json.dumps(ids, indent=2) + "\n").encode())
     with draft.writing() as writing:
         save_model(writing.path, state, shape)
-        if model is None:
+        if why_not is not None:
             (writing.path / IMPORTED).mkdir()
             for name in TOKENIZER_FILES:
                 if (directory / name).is_file():
                     shutil.copyfile(directory / name, writing.path / IMPORTED / name)
-    counts = {"parameters": published_count(shape), "vocab_size": shape.vocab_size, "family": shape.family}
+    counts: dict[str, Any] = {
+        "parameters": published_count(shape),
+        "vocab_size": shape.vocab_size,
+        "family": shape.family,
+    }
+    if why_not is not None:
+        counts["no_tokenizer"] = why_not
     return draft.commit(counts)
 
 

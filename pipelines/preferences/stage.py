@@ -21,10 +21,9 @@ from cluster.connect import Cluster
 from cluster.errors import UserError
 from llm.engine.request import Completion, Request
 from llm.text.identity import is_heldout
-from llm.tokenizer.load import Tokenizer, load_tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_language_model
-from pipelines.model_folder import TOKENIZER
 from pipelines.preferences.config import PreferencesConfig
 from pipelines.preferences.table import TABLE, write_rows
 from pipelines.progress import stage_progress
@@ -32,6 +31,7 @@ from pipelines.prompt_meter import PromptMeter
 from pipelines.prompts import Prompt, Split, check_conversations, load_prompts, sample_seed
 from pipelines.sampling import chat_request
 from pipelines.simulated_reviewer import rank_responses
+from pipelines.tokenizer_artifact import load_tokenizer
 
 LOGIC_VERSION = 3
 BATCH_PROMPTS = 64
@@ -66,7 +66,7 @@ def run(config: PreferencesConfig, cluster: Cluster) -> Artifact:
         return started
     draft = started
 
-    tokenizer = load_tokenizer(inputs["model"].fetch(TOKENIZER))
+    tokenizer = load_tokenizer(inputs["model"])
     batches = plan_batches(config, inputs["corpus"], tokenizer)
     done = draft.ledger.done()
     missing = [batch for batch in batches if batch.id not in done]

@@ -13,6 +13,7 @@ from pipelines.pretrain.extend import finished_run
 from pipelines.pretrain.token_source import order_of
 from pipelines.progress import console
 from pipelines.token_shards import ranged_shards
+from pipelines.tokenizer_artifact import resolve_tokenizer
 
 LOGIC_VERSION = 2
 _REPEATED = 4
@@ -70,7 +71,7 @@ def run(config: PretrainConfig, cluster: Cluster) -> Artifact:
     for line in [*reading_plan(config, sources), *_not_measured(config, inputs)]:
         console.print(line, markup=False)
     model = config.trained_shape(sources[config.sources.names[0]].vocab_size)
-    tokenizer = store.resolve("tokenizers", tokens.manifest["inputs"]["tokenizer"]["ref"])
+    tokenizer = resolve_tokenizer(store, tokens.manifest["inputs"]["tokenizer"]["ref"])
     prepare_model_folder(draft, model, tokenizer)
 
     # Ray Train and torch take seconds to import, and there was nothing to do until here.

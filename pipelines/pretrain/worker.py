@@ -7,17 +7,17 @@ import torch.distributed as dist
 from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_count
 from llm.planning.flops import training_flops_per_token
-from llm.tokenizer.load import load_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.parallel.pipeline import DecoderStage, Pipeline
 from llm.training.parallel.ranks import arrange
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.memory_check import say_memory
-from pipelines.model_folder import LOGS, TOKENIZER
+from pipelines.model_folder import LOGS
 from pipelines.pretrain.batches import GlobalBatches, objective_of
 from pipelines.pretrain.config import PretrainConfig
 from pipelines.pretrain.heldout import held_out
 from pipelines.pretrain.token_source import TokenSource, open_source
+from pipelines.tokenizer_artifact import load_tokenizer
 from pipelines.training_launch import TrainingJob
 from pipelines.training_observer import observer
 from pipelines.training_worker import (
@@ -40,7 +40,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         precision = run_precision(job, device)
         source = open_source(config, job.inputs)
         loader = source.loader
-        tokenizer = load_tokenizer(job.inputs["tokenizer"].fetch(TOKENIZER))
+        tokenizer = load_tokenizer(job.inputs["tokenizer"])
         objective = objective_of(config, loader.shards.vocab_size, config.seed)
         opening_id = loader.shards.eos_id if config.document_mask else None
         input_len, target_len = lengths(config)

@@ -7,8 +7,9 @@ from cluster.errors import UserError
 from llm.models.load import load_config
 from pipelines.begin import begin
 from pipelines.check_model import check_language_model
-from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, prepare_model_folder
 from pipelines.reward.config import RewardConfig
+from pipelines.tokenizer_artifact import read_tokenizer
 
 LOGIC_VERSION = 2
 
@@ -19,7 +20,7 @@ def resolve_inputs(config: RewardConfig, store: ArtifactStore) -> dict[str, Arti
     preferences = store.resolve("preferences", config.preferences)
     check_language_model("model", model)
     sampled_from = store.resolve("models", preferences.manifest["inputs"]["model"]["ref"])
-    if sampled_from.read(TOKENIZER) != model.read(TOKENIZER):
+    if read_tokenizer(sampled_from) != read_tokenizer(model):
         raise UserError(
             f"{preferences.ref} holds ids of another tokenizer than that of {model.ref}; "
             "give the chat model that they were sampled from"

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.artifacts.lease import Ticket
 from llm.alignment.rollouts import Rollout
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.training.metrics_log import JsonLines, read_records
 from pipelines.progress import StageProgress
 from pipelines.run_metrics import RunMetrics

@@ -12,14 +12,15 @@ from cluster.errors import UserError
 from llm.alignment.kl import AdaptiveKL
 from llm.models.config import ModelConfig
 from llm.models.load import load_config
-from llm.tokenizer.load import Tokenizer, load_tokenizer
 from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head, check_language_model
-from pipelines.model_folder import CONFIG, TOKENIZER, prepare_model_folder
+from pipelines.model_folder import CONFIG, attachments, prepare_model_folder
 from pipelines.progress import stage_progress
 from pipelines.prompts import check_conversations, load_prompts
 from pipelines.rlhf.config import RLHFConfig
+from pipelines.tokenizer_artifact import load_tokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ def resolve_inputs(config: RLHFConfig, store: ArtifactStore) -> dict[str, Artifa
     check_head("reward-model", reward_model, "scalar")
     check_context(model, config.max_prompt_tokens + config.max_tokens)
     check_context(reward_model, config.max_prompt_tokens + config.max_tokens)
-    if model.read(TOKENIZER) != reward_model.read(TOKENIZER):
+    if read_tokenizer(model) != read_tokenizer(reward_model):
         raise UserError(
             f"{model.ref} and {reward_model.ref} have different tokenizers; "
             "train a reward model on preferences that this chat model gave rise to"
@@ -55,7 +56,7 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
     model = inputs["model"]
     shape, _ = load_config(model.fetch(CONFIG))
     prepare_model_folder(draft, shape, model)
-    tokenizer = load_tokenizer(model.fetch(TOKENIZER))
+    tokenizer = load_tokenizer(model)
     workspace = draft.workspace
     workspace.restore(list(LOGS))
     prompts = load_prompts(
@@ -99,8 +100,7 @@ def run(config: RLHFConfig, cluster: Cluster) -> Artifact:
             began = time.perf_counter()
             log.flush(durable=True)
             workspace.publish(list(LOGS))
-            attached = {name: draft.folder.read(name) for name in (CONFIG, TOKENIZER)}
-            state = {"beta": kl.beta}
+            state, attached = {"beta": kl.beta}, attachments(draft)
             ray.get([each.save.remote(iteration, state, attached) for each in actors.learners])
             # It is not committed yet. Whatever the next would wait for it counts as holding up.
             notice.saved(iteration, time.perf_counter() - began)

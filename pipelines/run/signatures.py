@@ -43,7 +43,13 @@ def reads(stage: str, config: Any) -> dict[str, str]:
     if stage == "finetune" and config.from_scratch:
         del named["base"]
     return {
-        field: f"{kind}/{reference.removeprefix(f'{kind}/')}"
+        field: _with_kind(kind, reference)
         for field, (kind, reference) in named.items()
         if reference is not None
     }
+
+
+def _with_kind(kind: str, reference: str) -> str:
+    if kind == "tokenizers" and reference.startswith("models/"):  # of which it is the tokenizer
+        return reference
+    return f"{kind}/{reference.removeprefix(f'{kind}/')}"

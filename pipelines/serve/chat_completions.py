@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from llm.tokenizer.chat import encode_prompt
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.serve.choice import ScoredToken
 from pipelines.serve.detokenizer import token_bytes, token_text
 from pipelines.serve.errors import invalid

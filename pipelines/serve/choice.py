@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, field
 
 from llm.engine.request import Output, TopLogprobs
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.serve.detokenizer import Detokenizer, StopStrings
 from pipelines.serve.protocol import FinishReason
 

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.serve.choice import ScoredToken
 from pipelines.serve.detokenizer import token_text
 from pipelines.serve.errors import invalid

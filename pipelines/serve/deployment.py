@@ -16,12 +16,12 @@ from llm.engine.engine import Engine
 from llm.engine.loop import EngineLoop
 from llm.models.decoder import Decoder
 from llm.models.load import load_model
-from llm.tokenizer.load import load_tokenizer
-from pipelines.model_folder import CONFIG, TOKENIZER, WEIGHTS
+from pipelines.model_folder import CONFIG, WEIGHTS
 from pipelines.serve.api import build_app
 from pipelines.serve.config import API_KEY_VARIABLE, ServedModel
 from pipelines.serve.meter import Meter
 from pipelines.serve.service import Service
+from pipelines.tokenizer_artifact import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelServer:
 
     def __init__(self, settings: ModelSettings) -> None:
         torch.set_num_threads(settings.threads)
-        model, _ = load_model(settings.model.fetch(CONFIG, WEIGHTS, TOKENIZER))
+        model, _ = load_model(settings.model.fetch(CONFIG, WEIGHTS))
         if not isinstance(model, Decoder):
             raise ValueError(f"{settings.model.ref} is a scalar model; only language models can be served")
         engine = Engine(
@@ -59,7 +59,7 @@ class ModelServer:
         self.service = Service(
             engine_loop=engine_loop,
             meter=Meter(Emitter("serving", {"model": settings.model.name}, in_replica=True), engine_loop),
-            tokenizer=load_tokenizer(settings.model.fetch(TOKENIZER)),
+            tokenizer=load_tokenizer(settings.model),
             model_name=settings.model.name,
             model_ref=settings.model.ref,
             fingerprint=settings.model.fingerprint,

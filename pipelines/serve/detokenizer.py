@@ -2,8 +2,7 @@
 
 import codecs
 
-from llm.tokenizer.load import Tokenizer
-from llm.tokenizer.special import SPECIAL_PIECES
+from llm.tokenizer.tokenizer import Tokenizer
 
 
 class Detokenizer:
@@ -56,9 +55,8 @@ def _overlap(text: str, stop: str) -> int:
 
 def token_bytes(tokenizer: Tokenizer, token: int) -> bytes:
     """The bytes that a token stands for; its name if it is a special one."""
-    if token < len(SPECIAL_PIECES):
-        return SPECIAL_PIECES[token].encode()
-    return tokenizer.decode_bytes([token])
+    name = tokenizer.special_name(token)
+    return tokenizer.decode_bytes([token]) if name is None else name.encode()
 
 
 def token_text(tokenizer: Tokenizer, token: int) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from llm.engine.loop import EngineLoop, Stream
 from llm.engine.request import MAX_SEED, Request, SamplingParams
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.special import STOP_IDS
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.serve.choice import Choice, Delta
 from pipelines.serve.errors import unknown_model
 from pipelines.serve.meter import Meter

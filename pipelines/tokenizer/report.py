@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.report import COUNTED, piece_facts, ratios
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.tokenizer.report_worker import UNKNOWN
 
 ROWS = 100

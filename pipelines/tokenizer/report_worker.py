@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cluster.artifacts.folder import Folder
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.report import COUNTED, measure
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.tokenizer.choice import nearest, top
 
 UNKNOWN = "unknown"

@@ -22,8 +22,9 @@ from cluster.artifacts.manifest import Artifact
 from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import UserError
-from llm.tokenizer.load import MODEL_FILE, VOCABULARY_FILE, Tokenizer
+from llm.tokenizer.sentence_piece import MODEL_FILE, VOCABULARY_FILE, SentencePieceTokenizer
 from llm.tokenizer.special import MIN_VOCAB_SIZE
+from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.inspect.format import format_bytes
@@ -89,7 +90,7 @@ def run(config: TokenizerConfig, cluster: Cluster) -> Artifact:
     taken = {name: _total(records, SAMPLE, name) for name in weights}
     documents, size = _sum(taken.values())
     sample = [name for name, _ in _files(records, SAMPLE)]
-    tokenizer = Tokenizer(train(config, started, sample, size, cluster.largest_memory_bytes))
+    tokenizer = SentencePieceTokenizer(train(config, started, sample, size, cluster.largest_memory_bytes))
     measured = measure(config, started, tokenizer, _files(records, REPORT))
 
     sources = [

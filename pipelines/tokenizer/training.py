@@ -10,8 +10,8 @@ from cluster.artifacts.draft import Draft
 from cluster.artifacts.folder import Folder
 from cluster.errors import UserError
 from cluster.one_process import run_in_one_process
-from llm.tokenizer.load import MODEL_FILE
 from llm.tokenizer.memory import most_text, training_memory
+from llm.tokenizer.sentence_piece import MODEL_FILE
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
 from pipelines.inspect.format import format_bytes
 from pipelines.progress import stage_progress

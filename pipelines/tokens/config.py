@@ -10,4 +10,4 @@ class TokensConfig(UnitsConfig):
     corpus: How[str] = "default"
     """Text corpus to encode, both splits: NAME or NAME/VERSION."""
     tokenizer: How[str] = "default"
-    """Tokenizer to encode with: NAME or NAME/VERSION."""
+    """Tokenizer to encode with: NAME or NAME/VERSION; models/NAME for that of a model, such as an import."""

@@ -5,6 +5,7 @@ while they decompress, hash and copy. Two units are under way: while the shards 
 the next one is encoded.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +21,8 @@ import pyarrow.parquet as pq
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
 from llm.data.shards import ShardWriter, token_dtype
-from llm.tokenizer.documents import DocumentEncoder
-from llm.tokenizer.load import MODEL_FILE, load_tokenizer
+from llm.tokenizer.documents import document_encoder
+from pipelines.tokenizer_artifact import load_tokenizer
 from pipelines.tokens.reuse import PREFIX
 
 SPLITS = ("train", "heldout")
@@ -36,9 +37,10 @@ class EncodeWorker:
     def __init__(self, corpus: Artifact, tokenizer: Artifact, target: Folder, text_bytes: int) -> None:
         """text_bytes: how much text this actor is likely to get."""
         self._corpus, self._target = corpus, target
-        self._tokenizer = load_tokenizer(tokenizer.fetch(MODEL_FILE))
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there are as many actors as CPUs
+        self._tokenizer = load_tokenizer(tokenizer)
         self._dtype = token_dtype(self._tokenizer.vocab_size)
-        self._encoder = DocumentEncoder(self._tokenizer, self._dtype, expected=text_bytes)
+        self._encoder = document_encoder(self._tokenizer, self._dtype, expected=text_bytes)
         self._turn = threading.Lock()
         """Whose documents are encoded: the encoder is for one thread at a time."""
 

@@ -16,8 +16,8 @@ from cluster.artifacts.fingerprint import fingerprint
 from cluster.artifacts.folder import describe
 from cluster.artifacts.manifest import Artifact
 from llm.data.shards import SHARDS_FILE, shards_of
-from llm.tokenizer.load import MODEL_FILE
 from pipelines.corpus_pieces import CorpusPiece
+from pipelines.tokenizer_artifact import file_of
 from pipelines.units import Unit
 
 PREFIX = "encode-"
@@ -31,7 +31,7 @@ def encoding_units(
     corpus: Artifact, pieces: list[CorpusPiece], tokenizer: Artifact, logic_version: int
 ) -> list[Unit]:
     """A unit for each piece of the corpus, in order. Pieces of equal content are told apart by number."""
-    model = tokenizer.files[MODEL_FILE]["sha256"]
+    model = tokenizer.files[file_of(tokenizer)]["sha256"]
     units, seen = [], Counter[str]()
     for piece in pieces:
         what = {"rows": [piece.first, piece.last], "file": corpus.files[piece.file]["sha256"]}

@@ -8,11 +8,11 @@ from cluster.artifacts.store import ArtifactStore
 from cluster.connect import Cluster
 from cluster.errors import StorageError, UserError
 from llm.data.shards import SHARDS_FILE, Shard, shards_json, token_dtype
-from llm.tokenizer.documents import DocumentEncoder
-from llm.tokenizer.load import MODEL_FILE, load_tokenizer
+from llm.tokenizer.documents import document_encoder
 from pipelines.begin import begin
 from pipelines.corpus_pieces import check_text, corpus_pieces
 from pipelines.progress import console
+from pipelines.tokenizer_artifact import load_tokenizer, resolve_tokenizer
 from pipelines.tokens.config import TokensConfig
 from pipelines.tokens.encode_worker import AT_ONCE, SPLITS, EncodeWorker
 from pipelines.tokens.reuse import encoding_units, shards_by_unit, take_over
@@ -25,7 +25,7 @@ def resolve_inputs(config: TokensConfig, store: ArtifactStore) -> dict[str, Arti
     """The corpus and the tokenizer; raises UserError if one is missing or the corpus is not text."""
     corpus = store.resolve("corpora", config.corpus)
     check_text(corpus, needed_for="tokens")
-    return {"corpus": corpus, "tokenizer": store.resolve("tokenizers", config.tokenizer)}
+    return {"corpus": corpus, "tokenizer": resolve_tokenizer(store, config.tokenizer)}
 
 
 def run(config: TokensConfig, cluster: Cluster) -> Artifact:
@@ -37,8 +37,8 @@ def run(config: TokensConfig, cluster: Cluster) -> Artifact:
 
     corpus, tokenizer = inputs["corpus"], inputs["tokenizer"]
     # Here too, so that a damaged tokenizer is one error before anything starts.
-    encoder = load_tokenizer(tokenizer.fetch(MODEL_FILE))
-    slow = DocumentEncoder(encoder, token_dtype(encoder.vocab_size)).why_slow
+    encoder = load_tokenizer(tokenizer)
+    slow = document_encoder(encoder, token_dtype(encoder.vocab_size)).why_slow
     if slow is not None:
         console.print(f"{config.name}: SentencePiece alone encodes, several times slower: {slow}")
     units = encoding_units(corpus, corpus_pieces(corpus), tokenizer, LOGIC_VERSION)

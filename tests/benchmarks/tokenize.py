@@ -30,7 +30,7 @@ from llm.text.python_stdlib import stdlib_files
 from llm.text.readers import ReadError, format_of, read_bytes, read_jsonl, read_parquet
 from llm.tokenizer.documents import utf8
 from llm.tokenizer.encoder.encoder import Encoder
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
 
 LONGEST_DOCUMENT = 100_000  # characters, of plain text
@@ -55,7 +55,7 @@ def main() -> None:
     files = chosen.input or stdlib_files()[1]
     try:
         model = chosen.model.read_bytes() if chosen.model else trained(files, chosen)
-        result = measure(files, Tokenizer(model))
+        result = measure(files, SentencePieceTokenizer(model))
     except (OSError, ReadError, TokenizerTrainingError) as error:
         sys.exit(f"error: {error}")
     print(json.dumps({"benchmark": "tokenize", **result}))
@@ -109,7 +109,7 @@ def trained(files: list[Path], chosen: argparse.Namespace) -> bytes:
     )
 
 
-def measure(files: list[Path], tokenizer: Tokenizer) -> dict[str, object]:
+def measure(files: list[Path], tokenizer: SentencePieceTokenizer) -> dict[str, object]:
     """Encode all of the files by all contenders."""
     spec = proto.ModelProto.FromString(tokenizer.model)
     ours = Encoder(spec, not tokenizer.is_lossless, INT32)
@@ -170,7 +170,7 @@ def measure(files: list[Path], tokenizer: Tokenizer) -> dict[str, object]:
     }
 
 
-def with_sentencepiece(tokenizer: Tokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def with_sentencepiece(tokenizer: SentencePieceTokenizer, batch: list[str]) -> tuple[np.ndarray, np.ndarray]:
     arrays = tokenizer.encode_arrays(batch, threads=1)
     return np.concatenate(arrays), np.cumsum([len(ids) for ids in arrays])
 

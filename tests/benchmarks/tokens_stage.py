@@ -50,7 +50,7 @@ from llm.data.shards import SHARDS_FILE, token_dtype
 from llm.text.identity import content_id
 from llm.text.readers import TEXT_SUFFIXES, ReadError
 from llm.tokenizer.documents import DocumentEncoder
-from llm.tokenizer.load import MODEL_FILE, Tokenizer
+from llm.tokenizer.sentence_piece import MODEL_FILE, SentencePieceTokenizer
 from llm.tokenizer.train import TokenizerTrainingError
 from pipelines.corpus_pieces import part_files
 from tests.benchmarks import datatrove_tokens
@@ -114,7 +114,7 @@ def measure(chosen: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     store = ArtifactStore(ROOT)
     text = write_text(chosen.input or installed_files(), chosen.megabytes, scratch / "texts.jsonl")
     model = chosen.model.read_bytes() if chosen.model else trained([text], chosen)
-    tokenizer = Tokenizer(model)
+    tokenizer = SentencePieceTokenizer(model)
     put_tokenizer(store, tokenizer)
     corpus_options = ("--root", ROOT, "--name", NAME, "--paths", str(text))
     manta("corpus", *corpus_options, times=scratch / "corpus.times")
@@ -173,7 +173,7 @@ def write_text(files: list[Path], megabytes: float, target: Path) -> Path:
     return target
 
 
-def put_tokenizer(store: ArtifactStore, tokenizer: Tokenizer) -> None:
+def put_tokenizer(store: ArtifactStore, tokenizer: SentencePieceTokenizer) -> None:
     identity = {"model": tokenizer.fingerprint}
     draft = store.begin(
         kind="tokenizers", name=NAME, stage="benchmark", logic_version=1, what=identity, inputs={}
@@ -183,7 +183,7 @@ def put_tokenizer(store: ArtifactStore, tokenizer: Tokenizer) -> None:
     draft.commit({"vocab_size": tokenizer.vocab_size})
 
 
-def encode_bare(tokenizer: Tokenizer, corpus: Artifact) -> list[Run]:
+def encode_bare(tokenizer: SentencePieceTokenizer, corpus: Artifact) -> list[Run]:
     """Over all texts, and once more over the same."""
     encoder = DocumentEncoder(tokenizer, token_dtype(tokenizer.vocab_size), compile_after=0, compared=1)
     encoder.encode(pa.array(["compiles"]))  # and compares: the loops do all that comes after

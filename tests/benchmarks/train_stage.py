@@ -45,7 +45,7 @@ from cluster.artifacts.draft import Draft
 from cluster.artifacts.store import ArtifactStore
 from llm.data.shards import SHARDS_FILE, ShardWriter, shards_json
 from llm.models.presets import model_config
-from llm.tokenizer.load import MODEL_FILE, Tokenizer
+from llm.tokenizer.sentence_piece import MODEL_FILE, SentencePieceTokenizer
 from llm.tokenizer.train import train_tokenizer
 from llm.training.metrics_log import read_records
 from llm.training.precision import choose_precision
@@ -142,7 +142,7 @@ def make_tokens(store: ArtifactStore, count: int) -> None:
     choice = np.random.default_rng(0)
     words = ["".join(chr(97 + letter) for letter in choice.integers(0, 26, 6)) for _ in range(3000)]
     model = train_tokenizer([" ".join(words)], vocab_size=VOCAB_SIZE)
-    tokenizer = Tokenizer(model)
+    tokenizer = SentencePieceTokenizer(model)
     draft = begin(store, "tokenizers")
     draft.write(MODEL_FILE, model)
     made = draft.commit({"vocab_size": VOCAB_SIZE})

@@ -17,6 +17,8 @@ Ids are those of `Tokenizer.encode`, but for:
     looks rules up by what a reader sees as one character, SentencePiece by the longest match. Composing (NFC)
     first makes both see the same in all other text, decomposed or not.
 Word models have no counterpart there; they are copied as they are, without a tokenizer.json.
+
+A byte-level tokenizer is a tokenizer.json already, and goes along as it is.
 """
 
 import base64
@@ -58,18 +60,33 @@ class Added:
 def export_tokenizer(
     model: bytes, directory: Path, special_ids: dict[str, Any], max_length: int, added: Added | None = None
 ) -> None:
-    """Write `tokenizer.model` as it is, tokenizer.json and tokenizer_config.json.
+    """Write tokenizer.json and tokenizer_config.json, and a SentencePiece model as it is.
 
     `special_ids` are entries such as {"eos_token_id": 3}; their pieces become "eos_token" and so on. The chat
     template goes along if the tokenizer has the pieces that it needs.
+
+    Args:
+        model: a SentencePiece model, or the tokenizer.json of a byte-level tokenizer.
     """
-    (directory / "tokenizer.model").write_bytes(model)
-    spec = proto.ModelProto.FromString(model)
-    if spec.trainer_spec.model_type == proto.TrainerSpec.WORD:
-        return
-    behind = (added or Added()).after(len(spec.pieces))
-    (directory / "tokenizer.json").write_bytes(tokenizer_json(spec, behind))
-    config = tokenizer_config(spec, special_ids, max_length)
+    if model.startswith(b"{"):  # no SentencePiece model does
+        tokenizer = json.loads(model)
+        pieces = list(tokenizer["model"]["vocab"])
+        behind = (added or Added()).after(len(pieces))
+        content = with_pieces(tokenizer, behind) if behind else model
+        control = [token["content"] for token in tokenizer["added_tokens"] if token["special"]]
+        unknown = "<unk>"
+    else:
+        (directory / "tokenizer.model").write_bytes(model)
+        spec = proto.ModelProto.FromString(model)
+        if spec.trainer_spec.model_type == proto.TrainerSpec.WORD:
+            return
+        pieces = [piece.piece for piece in spec.pieces]
+        behind = (added or Added()).after(len(pieces))
+        content = tokenizer_json(spec, behind)
+        control = [piece.piece for piece in spec.pieces if piece.type == _PIECE.CONTROL]
+        unknown = next(piece.piece for piece in spec.pieces if piece.type == _PIECE.UNKNOWN)
+    (directory / "tokenizer.json").write_bytes(content)
+    config = tokenizer_config(pieces, control, unknown, special_ids, max_length)
     if "<mask>" in behind.values():
         config["mask_token"] = "<mask>"
     (directory / "tokenizer_config.json").write_text(
@@ -77,20 +94,22 @@ def export_tokenizer(
     )
 
 
-def tokenizer_config(spec: proto.ModelProto, special_ids: dict[str, Any], max_length: int) -> dict[str, Any]:
-    """What transformers wants to know beside tokenizer.json."""
+def tokenizer_config(
+    pieces: Sequence[str], control: Sequence[str], unknown: str, special_ids: dict[str, Any], max_length: int
+) -> dict[str, Any]:
+    """What transformers wants to know beside tokenizer.json, which has one end: of several, the first."""
+    firsts = {name: id[0] if isinstance(id, list) else id for name, id in special_ids.items()}
     named = {
-        name.removesuffix("_id"): spec.pieces[token].piece
-        for name, token in special_ids.items()
-        if name != "decoder_start_token_id" and isinstance(token, int)
+        name.removesuffix("_id"): pieces[token]
+        for name, token in firsts.items()
+        if name != "decoder_start_token_id"
     }
-    control = [piece.piece for piece in spec.pieces if piece.type == _PIECE.CONTROL]
     config: dict[str, Any] = {
         # Each class of transformers builds a tokenizer of its own kind, but for this one.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
-        "unk_token": next(piece.piece for piece in spec.pieces if piece.type == _PIECE.UNKNOWN),
-        "additional_special_tokens": [piece for piece in control if piece not in named.values()],
+        "unk_token": unknown,
+        "additional_special_tokens": [piece for piece in control if piece not in (*named.values(), unknown)],
         "clean_up_tokenization_spaces": False,
     } | named
     if all(piece in control for piece in _TEMPLATE_PIECES):
@@ -118,6 +137,15 @@ def tokenizer_json(spec: proto.ModelProto, behind: dict[int, str]) -> bytes:
         "decoder": _decoder(spec.normalizer_spec),
         "model": _unigram(spec, pieces) if is_unigram else _bpe(spec, pieces),
     }
+    return (json.dumps(content, ensure_ascii=False) + "\n").encode()
+
+
+def with_pieces(tokenizer: dict[str, Any], behind: dict[int, str]) -> bytes:
+    """A byte-level tokenizer.json with pieces after its own by id."""
+    model = tokenizer["model"]
+    vocab = model["vocab"] | {text: id for id, text in behind.items()}
+    added = [*tokenizer["added_tokens"], *(_added_token(id, text) for id, text in behind.items())]
+    content = tokenizer | {"added_tokens": added, "model": model | {"vocab": vocab}}
     return (json.dumps(content, ensure_ascii=False) + "\n").encode()
 
 

@@ -63,7 +63,7 @@ def work(worker: str, corpus: Artifact, target: Path, monkeypatch) -> str:
 
     fake = SimpleNamespace(vocab_size=300, eos_id=1)
     monkeypatch.setattr(encode_worker, "load_tokenizer", lambda path: fake)
-    monkeypatch.setattr(encode_worker, "DocumentEncoder", lambda *_, **__: SimpleNamespace(encode=encode))
+    monkeypatch.setattr(encode_worker, "document_encoder", lambda *_, **__: SimpleNamespace(encode=encode))
     tokenizer = SimpleNamespace(fetch=lambda name: None)
     made = {
         "sample": lambda: SampleWorker(

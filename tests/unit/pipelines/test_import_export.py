@@ -17,6 +17,7 @@ from cluster.artifacts.workspace import Workspace
 from cluster.errors import UserError
 from llm.models.load import build, load_model, save_model
 from llm.models.presets import model_config
+from llm.tokenizer.chat import encode_prompt
 from llm.tokenizer.load import load_tokenizer
 from llm.tokenizer.special import (
     ADDED_PIECES,
@@ -34,6 +35,9 @@ from pipelines.cli import run
 from pipelines.import_model.config import ImportConfig
 from pipelines.import_model.stage import import_directory
 from pipelines.write_model import write_language_model
+from tests.byte_level_forms import FORMS, save_tokenizer
+from tests.byte_level_forms import TEXTS as FORM_TEXTS
+from tests.byte_level_forms import save_model as save_form
 
 torch.set_num_threads(1)
 transformers = pytest.importorskip("transformers")
@@ -172,6 +176,98 @@ def test_a_model_without_sentencepiece_is_exported_as_it_came_and_refused_elsewh
     assert again.config.eos_token_id == [299, 7]
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor.bfloat16()), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_byte_level_tokenizer_gets_our_ids_and_its_rows_move_along(form: str, tmp_path: Path) -> None:
+    directory = tmp_path / form
+    save_form(form, directory)
+    artifact = import_(directory, tmp_path / "root")
+    check_language_model("model", artifact)
+    folder = artifact.fetch()
+    ours, tokenizer = load_model(folder)[0], load_tokenizer(folder)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+    original = transformers.AutoTokenizer.from_pretrained(directory)
+    row = {name: getattr(original, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    for text in [*TEXTS[:2], "<|endoftext|> 日本<think>"]:
+        ids = tokenizer.encode(text)
+        before = original.encode(text, add_special_tokens=False, split_special_tokens=True)
+        got = ours(torch.tensor([[EOS_ID, *ids]]))[0]
+        expected = theirs(torch.tensor([[row["eos"], *before]])).logits[0]
+        torch.testing.assert_close(got[:, ids], expected[:, before], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got[:, EOS_ID], expected[:, row["eos"]], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(got[:, ASSISTANT_ID], expected.mean(-1), atol=1e-5, rtol=1e-5)
+        if form == "llama3":
+            torch.testing.assert_close(got[:, BOS_ID], expected[:, row["bos"]], atol=1e-5, rtol=1e-5)
+
+    back = exported(tmp_path / "root", tmp_path / "back")
+    auto = transformers.AutoTokenizer.from_pretrained(back)
+    assert auto.eos_token_id == EOS_ID
+    for text in [*TEXTS, *FORM_TEXTS, "<|user|>"]:
+        assert auto.encode(text, split_special_tokens=True) == tokenizer.encode(text)
+    messages = [{"role": "user", "content": "the fox?"}]
+    prompt = auto.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    assert prompt == encode_prompt(tokenizer, messages)
+    again = transformers.AutoModelForCausalLM.from_pretrained(back)
+    torch.testing.assert_close(
+        again(torch.tensor([ids])).logits, ours(torch.tensor([ids]))[..., : len(tokenizer)]
+    )
+
+    # What we exported has a tokenizer of ours, and comes back as it was.
+    returned = import_(back, tmp_path / "root", "returned")
+    assert returned.read("tokenizer.json") == artifact.read("tokenizer.json")
+    assert returned.read("weights.safetensors") == artifact.read("weights.safetensors")
+
+
+def with_prefix_space(directory: Path) -> None:
+    content = json.loads((directory / "tokenizer.json").read_text())
+    content["pre_tokenizer"]["add_prefix_space"] = True
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+
+
+def with_more_pieces_than_the_model(directory: Path) -> None:
+    save_tokenizer("gpt2", directory, merges=140)
+
+
+def with_another_file(directory: Path) -> None:
+    (directory / "added_tokens.json").write_text('{"<x>": 377}')
+
+
+def with_a_damaged_one(directory: Path) -> None:
+    (directory / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"7": "<x>"}}')
+
+
+def without_a_file(directory: Path) -> None:
+    (directory / "tokenizer.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_prefix_space, "tokenizer.json: add_prefix_space is true; only a pre_tokenizer without it can"),
+        (with_more_pieces_than_the_model, "tokenizer.json: has an id 396, the model 388 ids"),
+        (with_another_file, "tokenizer.json: has no piece '<x>' with the id 377, and other files say so"),
+        (with_a_damaged_one, "tokenizer_config.json or added_tokens.json is not as it should be: TypeError"),
+        (without_a_file, "there is neither a SentencePiece model nor a tokenizer.json"),
+    ],
+)
+def test_a_tokenizer_that_we_cannot_vouch_for_stays_behind(
+    change: Any, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, root = tmp_path / "gpt2", tmp_path / "root"
+    save_form("gpt2", directory)
+    change(directory)
+    for _ in range(2):  # the second time it is only found
+        assert run(["import", str(directory), "--name", "mine", "--root", str(root)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert f"has no tokenizer that Manta can use ({reason}" in said
+    artifact = ArtifactStore(root).resolve("models", "mine")
+    with pytest.raises(UserError, match="no tokenizer that Manta can use") as refused:
+        check_language_model("model", artifact)
+    assert reason in str(refused.value)
+    back = exported(root, tmp_path / "back")
+    kept = {each.name: each.read_bytes() for each in directory.glob("*token*")}
+    assert kept.items() <= {each.name: each.read_bytes() for each in back.iterdir()}.items()
 
 
 def test_the_same_directory_is_imported_once_and_another_one_is_another_version(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from llm.models.hugging_face.tokenizer import CHAT_TEMPLATE, Added, export_tokenizer
 from llm.tokenizer.chat import encode_prompt
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import ADDED_PIECES, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES, mask_id, sentinel_id
 from llm.tokenizer.train import train_tokenizer
 
@@ -46,9 +46,11 @@ KINDS = [
 
 
 @cache
-def both(model_type: Any, normalization: Any, architecture: str = "llama") -> tuple[Tokenizer, Any]:
+def both(
+    model_type: Any, normalization: Any, architecture: str = "llama"
+) -> tuple[SentencePieceTokenizer, Any]:
     """Ours, and theirs as AutoTokenizer loads it beside a model of some architecture."""
-    ours = Tokenizer(
+    ours = SentencePieceTokenizer(
         train_tokenizer(CORPUS, vocab_size=420, model_type=model_type, normalization=normalization)
     )
     directory = Path(mkdtemp())

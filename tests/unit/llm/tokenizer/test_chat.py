@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from llm.models.hugging_face.tokenizer import export_tokenizer
 from llm.text.normalise import normalise
 from llm.tokenizer.chat import encode_conversation, encode_prompt
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, PAD_ID, SPECIAL_PIECES
 from llm.tokenizer.train import train_tokenizer
 
-TOKENIZER = Tokenizer(train_tokenizer([inspect.getsource(inspect)], vocab_size=500))
+TOKENIZER = SentencePieceTokenizer(train_tokenizer([inspect.getsource(inspect)], vocab_size=500))
 
 messages = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant"]), "content": st.text()}),

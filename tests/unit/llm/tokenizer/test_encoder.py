@@ -25,7 +25,7 @@ from llm.tokenizer.encoder.encoder import Encoder
 from llm.tokenizer.encoder.normalise import normalise, rules
 from llm.tokenizer.encoder.vocabulary import why_unsupported
 from llm.tokenizer.indentation import SPACE_SYMBOL
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import SPECIAL_PIECES
 from llm.tokenizer.train import train_tokenizer
 
@@ -54,10 +54,12 @@ any_text = st.lists(st.one_of(st.text(), st.sampled_from(HOSTILE), st.text("ab \
 
 
 @cache
-def tokenizer(model: str, preset: str) -> Tokenizer:
+def tokenizer(model: str, preset: str) -> SentencePieceTokenizer:
     sources = [inspect.getsource(module) for module in (inspect, json, random)]
     texts = [*sources, *HOSTILE * 20, "ab abab babb aab bba " * 300]
-    return Tokenizer(train_tokenizer(texts, vocab_size=1000, model_type=model, normalization=preset))
+    return SentencePieceTokenizer(
+        train_tokenizer(texts, vocab_size=1000, model_type=model, normalization=preset)
+    )
 
 
 @cache
@@ -65,7 +67,7 @@ def compiled(model: str, preset: str) -> Encoder:
     return new(tokenizer(model, preset))
 
 
-def new(made: Tokenizer) -> Encoder:
+def new(made: SentencePieceTokenizer) -> Encoder:
     return Encoder(proto.ModelProto.FromString(made.model), not made.is_lossless, INT32)
 
 

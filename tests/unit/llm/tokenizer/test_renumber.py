@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.renumber import renumber
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import END_ID, EOS_ID, SPECIAL_PIECES, USER_ID
 from llm.tokenizer.train import train_tokenizer
 
@@ -43,7 +43,7 @@ def test_texts_are_cut_as_before(model_type: str, options: dict[str, Any]) -> No
     model = trained(model_type, **options)
     before = sentencepiece.SentencePieceProcessor(model_proto=model)
     made = renumber(model)
-    ours = Tokenizer(made.model)
+    ours = SentencePieceTokenizer(made.model)
     assert sorted(row for row in made.rows if row is not None) == list(range(len(before)))
     assert [made.rows[EOS_ID], made.rows[1]] == [before.eos_id(), before.unk_id()]
     for text in [*TEXTS, "", " ", "héé ▁ x", "\n\n", *SPECIAL_PIECES]:
@@ -61,7 +61,7 @@ def test_pieces_that_mean_the_same_are_found_by_name() -> None:
     assert made.rows[USER_ID] == before.piece_to_id("<|user|>")
     assert made.rows[END_ID] == len(before) + 1
     assert made.rows[-1] == len(before) + 3
-    assert Tokenizer(made.model).encode("[INST]") != [len(made.rows) - 1]
+    assert SentencePieceTokenizer(made.model).encode("[INST]") != [len(made.rows) - 1]
 
 
 def test_ours_stays_and_what_is_no_tokenizer_is_refused() -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.tokenizer.indentation import SPACE_SYMBOL
-from llm.tokenizer.load import Tokenizer
 from llm.tokenizer.report import COUNTED, measure, piece_facts, ratios
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.train import train_tokenizer
 
 KINDS = [(m, preset) for m in ("bpe", "unigram", "word", "char") for preset in ("lossless", "nmt_nfkc")]
@@ -32,9 +32,11 @@ texts = st.lists(st.lists(st.one_of(st.text(), st.sampled_from(HOSTILE))).map(""
 
 
 @cache
-def tokenizer(model: str, preset: str) -> Tokenizer:
+def tokenizer(model: str, preset: str) -> SentencePieceTokenizer:
     sources = [inspect.getsource(module) for module in (inspect, json, random)]
-    return Tokenizer(train_tokenizer(sources, vocab_size=700, model_type=model, normalization=preset))
+    return SentencePieceTokenizer(
+        train_tokenizer(sources, vocab_size=700, model_type=model, normalization=preset)
+    )
 
 
 @pytest.mark.parametrize(("model", "preset"), KINDS)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.tokenizer.indentation import SPACE_SYMBOL
-from llm.tokenizer.load import Tokenizer, load_tokenizer
+from llm.tokenizer.load import load_tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import END_ID, SPECIAL_PIECES
 from llm.tokenizer.train import TokenizerTrainingError, train_tokenizer
 
@@ -33,9 +34,9 @@ any_text = st.lists(
 
 
 @cache
-def tokenizer(model_type: str = "bpe", normalization: str = "lossless") -> Tokenizer:
+def tokenizer(model_type: str = "bpe", normalization: str = "lossless") -> SentencePieceTokenizer:
     texts = [*TEXTS, FORGERY * 500]
-    return Tokenizer(
+    return SentencePieceTokenizer(
         train_tokenizer(texts, vocab_size=700, model_type=model_type, normalization=normalization)
     )
 
@@ -55,7 +56,7 @@ def test_word_model_round_trip(text):
 
 
 def test_round_trip_of_a_model_that_never_saw_a_space():
-    spaceless = Tokenizer(train_tokenizer(["abcabdabe" * 50], vocab_size=270))
+    spaceless = SentencePieceTokenizer(train_tokenizer(["abcabdabe" * 50], vocab_size=270))
     assert spaceless.decode(spaceless.encode("a b\u2581c  d\n")) == "a b\u2581c  d\n"
 
 

@@ -9,7 +9,7 @@ import torch
 from cluster.errors import UserError
 from llm.models.decoder import Decoder
 from llm.models.presets import model_config
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import ASSISTANT_ID, BOS_ID, END_ID, PAD_ID, SYSTEM_ID, USER_ID
 from llm.tokenizer.train import train_tokenizer
 from llm.training.loop import language_model_loss
@@ -22,7 +22,7 @@ TEXTS = ["hello there", "how are you", "fine", "def f(x):\n    return x", "a muc
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(train_tokenizer(TEXTS * 20, vocab_size=300))
+    return SentencePieceTokenizer(train_tokenizer(TEXTS * 20, vocab_size=300))
 
 
 @pytest.fixture(scope="module")

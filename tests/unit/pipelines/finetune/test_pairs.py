@@ -12,7 +12,7 @@ from cluster.errors import UserError
 from llm.models.load import build
 from llm.models.lora import add_adapters, initial_adapters
 from llm.models.lora_config import LoraConfig
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from llm.tokenizer.special import ASSISTANT_ID, END_ID, EOS_ID, SYSTEM_ID, USER_ID
 from llm.tokenizer.train import train_tokenizer
 from llm.training.loop import TrainingRun, language_model_loss, train
@@ -33,7 +33,7 @@ STOP = 5
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return Tokenizer(train_tokenizer(TEXTS * 20, vocab_size=300))
+    return SentencePieceTokenizer(train_tokenizer(TEXTS * 20, vocab_size=300))
 
 
 @pytest.fixture(scope="module")

@@ -5,19 +5,28 @@ import random
 import pytest
 
 from llm.engine.request import Output
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.byte_level import ByteLevelTokenizer
+from llm.tokenizer.renumber_json import renumber_json
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
+from llm.tokenizer.special import SPECIAL_PIECES
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.tokenizer.train import train_tokenizer
 from pipelines.serve.choice import Choice
 from pipelines.serve.detokenizer import Detokenizer, StopStrings, token_text
+from tests.byte_level_forms import FORMS, make_tokenizer
 
 TEXT = "def f(x):\n    return 'naïve café 日本語 🎉🎉' + x\n\n\ndef g():\n    pass\n"
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer(
-        train_tokenizer(["def f(x):\n    return x\n", "def g():\n    pass\n"] * 30, vocab_size=330)
-    )
+LEARNED = ["def f(x):\n    return x\n", "def g():\n    pass\n"]
+
+
+@pytest.fixture(scope="module", params=["sentencepiece", *FORMS])
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    if request.param == "sentencepiece":
+        return SentencePieceTokenizer(train_tokenizer(LEARNED * 30, vocab_size=330))
+    made = make_tokenizer(request.param, merges=40, texts=LEARNED)
+    return ByteLevelTokenizer(renumber_json(made.to_str().encode(), {}).model)
 
 
 def test_any_split_of_the_ids_gives_the_same_text_without_broken_characters(tokenizer):
@@ -41,6 +50,14 @@ def test_an_unfinished_character_at_the_end_is_replaced(tokenizer):
     assert detokenizer.push(ids) == ""
     assert detokenizer.push([], final=True) == "\ufffd"
     assert token_text(tokenizer, ids[0]) == "bytes:\\xc3"
+
+
+def test_every_token_has_a_name_of_its_own(tokenizer):
+    names = [token_text(tokenizer, token) for token in range(len(tokenizer))]
+    assert names[: len(SPECIAL_PIECES)] == list(SPECIAL_PIECES)
+    assert "" not in names
+    # SentencePiece may have a character both as a piece and as a byte.
+    assert isinstance(tokenizer, SentencePieceTokenizer) or len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("stops", [["\n\ndef"], ["pass", "return 'n"], ["🎉'"], ["zzz"], ["aab"], [""], []])

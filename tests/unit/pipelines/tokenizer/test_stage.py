@@ -17,7 +17,7 @@ from cluster.artifacts.manifest import Artifact, verify
 from cluster.artifacts.store import ArtifactStore
 from cluster.errors import UserError
 from llm.text.identity import content_id, is_heldout
-from llm.tokenizer.load import Tokenizer
+from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from pipelines import corpus_pieces
 from pipelines.inspect import show
 from pipelines.tokenizer import sample_worker, stage, training
@@ -157,7 +157,7 @@ def test_the_report_is_that_of_a_plain_loop_over_the_held_out_documents(
 ) -> None:
     rows = [row for row in make_corpus(tmp_path) if row["split"] == "heldout"]
     made = run(normalization=normalization, source_weights=("web/de=1", "code=1"))
-    tokenizer, report = Tokenizer(made.read("tokenizer.model")), report_of(made)
+    tokenizer, report = SentencePieceTokenizer(made.read("tokenizer.model")), report_of(made)
     used: set[int] = set()
     expected: dict[tuple[str, str], list[int]] = {}
     for row in rows:

@@ -10,7 +10,7 @@ from cluster.artifacts.draft import Draft
 from cluster.artifacts.folder import describe
 from cluster.artifacts.store import ArtifactStore
 from llm.data.shards import ShardWriter
-from llm.tokenizer.load import MODEL_FILE, Tokenizer
+from llm.tokenizer.sentence_piece import MODEL_FILE, SentencePieceTokenizer
 from llm.tokenizer.train import train_tokenizer
 from pipelines.corpus.tables import TEXT, RowWriter
 from pipelines.tokens import encode_worker
@@ -56,7 +56,7 @@ def test_shards_are_those_of_one_document_after_the_other(worker, documents, tmp
         run = pool.submit(worker.run, "encode-u", PAYLOAD)
         assert all(each.result()["files"] for each in runs)
         record = run.result()
-    tokenizer = Tokenizer(worker._tokenizer.model)
+    tokenizer = SentencePieceTokenizer(worker._tokenizer.model)
     first, last = (PAYLOAD[name] * GROUP_ROWS for name in ("first", "last"))
     for split in SPLITS:
         with ShardWriter(tmp_path / "naive", split, "u", 300, tokenizer.eos_id, SHARD_BYTES) as naive:

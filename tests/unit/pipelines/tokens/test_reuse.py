@@ -8,7 +8,7 @@ import pytest
 from cluster.artifacts.local_storage import LocalStorage
 from cluster.artifacts.manifest import verify
 from cluster.artifacts.store import ArtifactStore
-from llm.tokenizer.load import MODEL_FILE
+from llm.tokenizer.sentence_piece import MODEL_FILE
 from pipelines import corpus_pieces
 from pipelines.corpus import stage as corpus_stage
 from pipelines.corpus.config import CorpusConfig
