@@ -27,9 +27,9 @@ class ParallelConfig(Frozen):
     """
 
     @property
-    def parts_of_rows(self) -> int:
-        """Into which a row is cut: as many tokens go into each."""
-        return self.tensor * (2 * self.context if self.context > 1 else 1)
+    def row_multiple(self) -> int:
+        """As of the layout."""
+        return ParallelLayout(context=self.context, tensor=self.tensor).row_multiple
 
     def layout(self, workers: int) -> ParallelLayout:
         """Of so many workers; raises LayoutError if they cannot be divided so."""

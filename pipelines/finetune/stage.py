@@ -53,11 +53,6 @@ def _check_shape(config: FinetuneConfig, shape: ModelConfig, which: str) -> None
     for flag, length in lengths.items():
         if length > shape.max_seq_len:
             raise UserError(f"{flag} {length} is longer than {which} allows: use at most {shape.max_seq_len}")
-    if shape.family == "encoder-decoder" and config.parallel.parts_of_rows > 1:
-        raise UserError(
-            f"--parallel.tensor and --parallel.context: pairs are not divided in fine-tuning, and {which} is "
-            "an encoder-decoder; leave them out, and the workers shard it"
-        )
     try:
         config.check_parallel(shape, config.max_seq_len)
     except ValueError as error:

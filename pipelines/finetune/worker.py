@@ -5,11 +5,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch import Tensor
 
 from llm.models.load import LanguageModel
 from llm.models.lora import adapter_count
 from llm.models.parameters import parameter_count
-from llm.tokenizer.special import PAD_ID
+from llm.tokenizer.special import EOS_ID, PAD_ID
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE
 from llm.training.parallel.layout import ParallelLayout, Place
@@ -112,13 +113,15 @@ def lengthened(rows: MicroBatch, layout: ParallelLayout, micro_batch: int) -> Mi
     """The rows of a step, with as much padding at their ends as ranks need that divide them, and as many rows
     of padding more as fill the micro-batches of a pipeline, which are all of one size.
     """
-    *given, targets = rows
-    longer = -targets.shape[1] % layout.row_multiple
-    more = -len(targets) % micro_batch if layout.pipeline > 1 else 0
-    if not longer and not more:
-        return rows
-    padding = (0, longer, 0, more)
-    return *(F.pad(each, padding, value=PAD_ID) for each in given), F.pad(targets, padding, value=IGNORE)
+    more = -len(rows[-1]) % micro_batch if layout.pipeline > 1 else 0
+    # What a decoder with an encoder is given is filled up with <eos>: <pad> would open a pair there.
+    values = (PAD_ID, IGNORE) if len(rows) == 2 else (PAD_ID, EOS_ID, IGNORE)
+
+    def padded(each: Tensor, value: int) -> Tensor:
+        longer = -each.shape[1] % layout.row_multiple
+        return F.pad(each, (0, longer, 0, more), value=value) if longer or more else each
+
+    return tuple(padded(each, value) for each, value in zip(rows, values, strict=True))
 
 
 @torch.no_grad()

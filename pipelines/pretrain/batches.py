@@ -16,7 +16,7 @@ STEPS_AHEAD = 3
 
 def objective_of(config: PretrainConfig, text_ids: int, seed: int) -> Objective:
     """What models of the family of `config.model` learn; text_ids, seed: as of `ObjectiveOptions.of`."""
-    return config.objective.of(config.family, text_ids, seed, config.parallel.parts_of_rows)
+    return config.objective.of(config.family, text_ids, seed, config.parallel.row_multiple)
 
 
 class GlobalBatches:

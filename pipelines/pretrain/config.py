@@ -106,7 +106,7 @@ class PretrainConfig(ParallelTrainingConfig):
                 f"optimizer.head_scale={self.optimizer.head_scale}: the head of {self.model.preset} is its "
                 "embedding table; use optimizer.embedding_scale"
             )
-        reads = self.family == "encoder-decoder" and self.parallel.parts_of_rows > 1
+        reads = self.family == "encoder-decoder" and self.parallel.row_multiple > 1
         self.check_parallel(shape, self.corruption.lengths(self.window)[0] if reads else self.seq_len)
         longest = shape.max_seq_len
         if self.seq_len > longest:
