@@ -53,7 +53,7 @@ def make_model(store, preset):
     return make(store, "models", "m", files, {}, {"preset": preset})
 
 
-REFUSED = [(stage, "bert-tiny", "encoder") for stage in STAGES] + [
+REFUSED = [(stage, "bert-tiny", "encoder") for stage in STAGES if stage != "evaluate"] + [
     (stage, "t5-tiny", "encoder-decoder") for stage in STAGES if stage not in ("finetune", "evaluate")
 ]
 
@@ -66,6 +66,15 @@ def test_a_model_that_is_no_decoder_is_refused_in_one_line(store, stage, preset,
     with pytest.raises(UserError, match=f"--{flag} {model.ref} is an {family}, and this stage takes") as seen:
         module.resolve_inputs(config(root=str(store.root), **fields), store)
     assert "\n" not in str(seen.value)
+
+
+def test_an_encoder_answers_nothing(store):
+    model = make_model(store, "bert-tiny")
+    config = EvaluateConfig(root=str(store.root), model="m", corpus="small")
+    with pytest.raises(
+        UserError, match=f"--corpus small: {model.ref} is an encoder, which writes no answers"
+    ):
+        evaluate.resolve_inputs(config, store)
 
 
 def test_a_decoder_is_taken_also_one_that_was_made_before_there_were_others(store):
@@ -90,10 +99,6 @@ def test_an_encoder_decoder_is_fine_tuned_and_its_answers_are_evaluated(store):
     fits = EvaluateConfig(root=root, model="m", corpus="small", max_prompt_tokens=512, max_tokens=512)
     assert evaluate.resolve_inputs(fits, store)["model"] == model
     for changes, problem in [
-        (
-            {"tokens": "small"},
-            f"--tokens small: {model.ref} is an encoder-decoder, of which there are no bits",
-        ),
         ({"baseline": "d"}, f"--baseline {decoder.ref} is a decoder, and {model.ref} a encoder-decoder"),
         ({"max_prompt_tokens": 513}, f"max_prompt_tokens is 513, but {model.ref} was trained with 512"),
     ]:
