@@ -81,8 +81,8 @@ def masked(visible: Tensor) -> Pattern:
 
 
 def adding(bias: Tensor) -> Pattern:
-    """bias (batch or 1, n_heads or 1, queries, keys): what is added to the scores, −∞ where nothing is seen,
-    in place of the model's own.
+    """bias (batch or 1, n_heads or 1, queries or 1, keys): what is added to the scores, −∞ where nothing is
+    seen, in place of the model's own.
     """
     return lambda scoring: _attend(scoring, bias, is_causal=False)
 

@@ -41,7 +41,7 @@ class Fp32Backward(torch.autograd.Function):
     ) -> Tensor:
         """q (batch, n_heads, seq, head_dim), k and v (batch, n_kv_heads, keys, head_dim), bf16 -> like q.
 
-        mask (batch or 1, n_heads or 1, seq, keys), bf16, is added to the scores and has no gradient.
+        mask (batch or 1, n_heads or 1, seq or 1, keys), bf16, is added to the scores and has no gradient.
         """
         out, log_normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, is_causal, attn_mask=mask, scale=scale

@@ -9,15 +9,15 @@ import ctypes
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h
-_KEEP_ALL, _LARGEST = 2**31 - 1, 2**30
+_NEVER, _LARGEST = -1, (2**30, 2**25)  # glibc before 2.35 takes no more than 32 MiB
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees, tensors below 1 GiB, for as long as it lives.
+    """Let this process keep what it frees for as long as it lives: tensors below 1 GiB, and those of threads
+    other than the first below 64 MiB, the most that glibc keeps for these at a time.
 
     With any other library than glibc nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_TRIM_THRESHOLD, _KEEP_ALL)
-        mallopt(_MMAP_THRESHOLD, _LARGEST)
+    if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST):
+        mallopt(_TRIM_THRESHOLD, _NEVER)

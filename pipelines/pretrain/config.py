@@ -106,8 +106,6 @@ class PretrainConfig(ParallelTrainingConfig):
                 f"optimizer.head_scale={self.optimizer.head_scale}: the head of {self.model.preset} is its "
                 "embedding table; use optimizer.embedding_scale"
             )
-        reads = self.family == "encoder-decoder" and self.parallel.row_multiple > 1
-        self.check_parallel(shape, self.corruption.lengths(self.window)[0] if reads else self.seq_len)
         longest = shape.max_seq_len
         if self.seq_len > longest:
             raise ValueError(
@@ -146,6 +144,19 @@ class PretrainConfig(ParallelTrainingConfig):
                 f"seq_len={self.seq_len} with objective.mask_rate={self.objective.mask_rate} masks no token: "
                 "raise either"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_can_divide_it(self) -> Self:
+        reads = self.family == "encoder-decoder" and self.parallel.row_multiple > 1
+        row = self.corruption.lengths(self.window)[0] if reads else self.seq_len
+        try:
+            self.check_parallel(self.model.shape(vocab_size=1), row)
+        except ValueError as error:
+            if row == self.seq_len:
+                raise
+            told = f"of seq_len={self.seq_len} an encoder reads {row} tokens with this objective"
+            raise ValueError(f"{error} ({told})") from None
         return self
 
     def _check_spans(self) -> None:

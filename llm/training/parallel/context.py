@@ -29,8 +29,8 @@ def own_places(seq_len: int, ranks: int, rank: int, device: torch.device | None 
 def seeing_whole_rows(
     places: Tensor, group: dist.ProcessGroup, segments: Tensor | None = None, *, both_ways: bool = False
 ) -> Pattern:
-    """Attention of the tokens at `places` (own,) to all of their rows: to what comes before them, or both
-    ways.
+    """Attention of the tokens at `places` (own,) to all of their rows: to what comes before them, as far back
+    as the model's window, or both ways.
 
     segments (batch, seq): the document of each token of the whole row, if documents do not see each other.
     """
@@ -43,7 +43,7 @@ def seeing_whole_rows(
     def pattern(scoring: Scoring) -> Attend:
         if both_ways and segments is None and scoring.bias is None:
             return _of_whole_rows(bidirectional(scoring), group)
-        near = visible if scoring.window is None else visible & (distance < scoring.window)
+        near = visible if both_ways or scoring.window is None else visible & (distance < scoring.window)
         if scoring.bias is not None:
             bias = at_distances(scoring.bias(len(gathered)), places, gathered).unsqueeze(0)
             return _of_whole_rows(adding(bias.masked_fill(~near, -torch.inf))(scoring), group)

@@ -81,6 +81,15 @@ def test_equals_brute_force(preset, model, shards, batch_size, limit):
     assert limit == 1 or right > 0
 
 
+def test_the_parts_of_ranks_are_all_windows_once(preset, model, shards):
+    one, other, every = (
+        guesses(model, shards, WINDOW, VIEWS[preset], 4, share=share) for share in ((0, 2), (1, 2), None)
+    )
+    assert (one + other).loss == pytest.approx(every.loss, rel=1e-6)
+    assert (one + other).predicted == every.predicted
+    assert one.predicted > 0 < other.predicted
+
+
 def test_guesses_of_several_splits_are_weighted_by_what_was_predicted():
     together = Guesses(10, 20.0, 5) + Guesses(30, 30.0, 25)
     assert (together.loss, together.accuracy) == (1.25, 0.75)

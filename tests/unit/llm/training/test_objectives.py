@@ -57,6 +57,19 @@ def test_an_encoder_decoder_is_told_where_the_holes_are_and_begins_with_pad():
         assert len(spans) == 2
 
 
+def test_rows_that_are_divided_are_filled_up_with_what_predicts_nothing():
+    rows = texts(5)
+    inputs, tokens, targets = OBJECTIVES["t5-tiny"](rows, 90)
+    filled = corrupted_spans(SpanCorruption(), seed=SEED, text_ids=TEXT_IDS, multiple=8)(rows, 90)
+    length = targets.shape[1]
+    assert length % 8
+    assert filled[2].shape == filled[1].shape == (5, -(-length // 8) * 8)
+    assert torch.equal(filled[0], inputs)
+    assert torch.equal(filled[1][:, :length], tokens)
+    assert torch.equal(filled[2][:, :length], targets)
+    assert (filled[2][:, length:] == IGNORE).all()
+
+
 def test_sentinels_and_mask_are_the_ids_after_the_tokenizers_as_in_hugging_faces_t5():
     from transformers import T5Tokenizer
 

@@ -98,7 +98,15 @@ CASES = {
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
     "context and shard, a bias by distance": Case(ParallelLayout(shard=2, context=2), ALIBI),
     "context and shard, encoder-decoder": Case(ParallelLayout(shard=2, context=2), T5, OPENING),
-    "context and tensor, encoder-decoder": Case(ParallelLayout(context=2, tensor=2), T5),
+    "context and shard, encoder-decoder with a window": Case(
+        ParallelLayout(shard=2, context=2), T5.model_copy(update={"sliding_window": 5}), OPENING
+    ),
+    "context and tensor, encoder-decoder": Case(
+        ParallelLayout(context=2, tensor=2), T5, OPENING, z_loss=0.1, checkpointing="selective"
+    ),
+    "stages and tensor, a bias by distance": Case(
+        ParallelLayout(tensor=2, pipeline=2), ALIBI.model_copy(update={"tie_embeddings": False})
+    ),
     "context and tensor, encoder": Case(ParallelLayout(context=2, tensor=2), BERT),
     "stages and shard, documents apart": Case(ParallelLayout(shard=2, pipeline=2), UNTIED, OPENING),
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
