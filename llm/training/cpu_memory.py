@@ -8,7 +8,11 @@ again and again, so its process keeps it.
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # from malloc.h
+_HEAP = 2**26
+"""Bytes of a heap, of which threads other than the first have several. One that is empty goes back to the
+system unless as much is to be left over.
+"""
 _NEVER, _LARGEST = -1, (2**30, 2**25)  # glibc before 2.35 takes no more than 32 MiB
 
 
@@ -21,3 +25,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None and any(mallopt(_MMAP_THRESHOLD, size) for size in _LARGEST):
         mallopt(_TRIM_THRESHOLD, _NEVER)
+        mallopt(_TOP_PAD, _HEAP)
