@@ -30,7 +30,7 @@ from llm.training.float8 import use_float8
 from llm.training.hang import this_host
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.parallelize import parallelize
-from llm.training.parallel.pipeline import DecoderStage
+from llm.training.parallel.pipeline import Stage, stage_of
 from llm.training.parallel.ranks import Ranks
 from llm.training.parallel.weights import gather_weights, scatter_weights
 from llm.training.precision import Precision, PrecisionError, keep_precision
@@ -125,7 +125,7 @@ def sharded_model(
     """
     if ranks is not None and ranks.layout.pipeline > 1:
         with torch.device("meta"):
-            model: LanguageModel | DecoderWithScalar = DecoderStage(job.model, ranks)
+            model: LanguageModel | DecoderWithScalar = stage_of(job.model, ranks)
     else:
         model = build(job.model)
     assert not isinstance(model, DecoderWithScalar)
@@ -143,7 +143,7 @@ def sharded_model(
         model.init_weights(job.config.seed)
     else:
         whole = load_state(weights) | initial_adapters(model, job.config.seed)
-        if isinstance(model, DecoderStage):
+        if isinstance(model, Stage):
             own = dict(model.named_parameters())
             whole = {name: value for name, value in whole.items() if name in own}
         scatter_weights(model, whole)

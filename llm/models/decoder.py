@@ -4,6 +4,7 @@ tokens ──► embed ──► block × n_layers ──► norm ──► head
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,11 +111,15 @@ class Decoder(Trunk):
         """
         router_losses: list[Tensor] = []
         hidden = self.hidden(tokens, positions, pattern, router_losses=router_losses, row_weights=row_weights)
-        if self.config.logit_scale != 1:
-            hidden = hidden * self.config.logit_scale
-        result = readout(hidden, self.head_weight, None)
+        result = self.read(hidden, readout)
         if row_weights is None or not router_losses:
             return result
         if isinstance(result, tuple):  # the loss, and what is told beside it
             return with_router_losses(result[0], router_losses, row_weights), *result[1:]
         return with_router_losses(result, router_losses, row_weights)
+
+    def read(self, hidden: Tensor, readout: Readout) -> Any:
+        """hidden (batch, seq, d_model) after the final norm -> what `readout` makes of it and the head."""
+        if self.config.logit_scale != 1:
+            hidden = hidden * self.config.logit_scale
+        return readout(hidden, self.head_weight, None)

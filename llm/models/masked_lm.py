@@ -3,6 +3,8 @@
 tokens ──► embed ──► norm ──► block × n_layers ──► transform ──► norm ──► head ──► logits
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,5 +39,9 @@ class MaskedLM(Trunk):
 
         `readout(hidden, head_weight, head_bias)` as in `Decoder.forward`.
         """
-        hidden = F.gelu(self.transform(self.hidden(tokens, positions, pattern, token_types)))
-        return readout(self.transform_norm(hidden), self.embed.weight, self.head_bias)
+        return self.read(self.hidden(tokens, positions, pattern, token_types), readout)
+
+    def read(self, hidden: Tensor, readout: Readout) -> Any:
+        """hidden (batch, seq, d_model) -> what `readout` makes of it and the head."""
+        hidden = self.transform_norm(F.gelu(self.transform(hidden)))
+        return readout(hidden, self.embed.weight, self.head_bias)

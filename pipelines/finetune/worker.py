@@ -14,7 +14,7 @@ from llm.tokenizer.special import EOS_ID, PAD_ID
 from llm.training.loop import TrainingRun, language_model_loss, train
 from llm.training.loss import IGNORE
 from llm.training.parallel.layout import ParallelLayout, Place
-from llm.training.parallel.pipeline import DecoderStage, Pipeline
+from llm.training.parallel.pipeline import Pipeline, Stage
 from llm.training.parallel.ranks import arrange
 from llm.training.step import MicroBatch
 from pipelines.checkpoint_mirror import mirror_of
@@ -56,7 +56,7 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
         weights = None if base is None else base.fetch(WEIGHTS)
         model = sharded_model(job, device, precision, weights=weights, ranks=ranks, lora=config.adapters)
         (opening_id, _), z_loss, pipeline = lessons.opening_ids, config.optimizer.z_loss, None
-        if isinstance(model, DecoderStage):
+        if isinstance(model, Stage):
             pipeline = Pipeline(model, ranks, device, opening_id, z_loss, config.compile)
 
         def micro_batches(step: int) -> list[MicroBatch]:

@@ -8,7 +8,7 @@ from llm.models.config import ModelConfig
 from llm.models.parameters import parameter_count
 from llm.planning.flops import training_flops_per_token
 from llm.training.loop import TrainingRun, language_model_loss, train
-from llm.training.parallel.pipeline import DecoderStage, Pipeline
+from llm.training.parallel.pipeline import Pipeline, Stage
 from llm.training.parallel.ranks import arrange
 from pipelines.checkpoint_mirror import extended_checkpoint, mirror_of
 from pipelines.memory_check import say_memory
@@ -48,7 +48,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
         ranks = arrange(config.parallel.layout(dist.get_world_size()), device)
         model = sharded_model(job, device, precision, weights=None, ranks=ranks)
         z_loss, pipeline = config.optimizer.z_loss, None
-        if isinstance(model, DecoderStage):
+        if isinstance(model, Stage):
             pipeline = Pipeline(model, ranks, device, opening_id, z_loss, config.compile)
         heldout = held_out(model, source, config, opening_id, (ranks.place.data, ranks.layout.data))
         train(

@@ -69,7 +69,7 @@ def alone(local_ray, tmp_path_factory):
         ("experts", "pipeline"),
         ("experts", "expert"),
         ("encoder-decoder", "tensor"),
-        ("encoder", "context"),
+        ("encoder", "pipeline"),
     ],
 )
 def test_two_workers_make_the_model_of_one(model, way, alone, tmp_path):

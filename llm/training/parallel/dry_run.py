@@ -29,7 +29,7 @@ from llm.training.loss_chunks import loss_bytes
 from llm.training.parallel.block_activations import BlockActivations, block_activations
 from llm.training.parallel.layout import ParallelLayout
 from llm.training.parallel.parallelize import parallelize
-from llm.training.parallel.pipeline import DecoderStage
+from llm.training.parallel.pipeline import stage_of
 from llm.training.parallel.ranks import Ranks, arrange
 from llm.training.precision import Precision
 from llm.training.recipe import Activations
@@ -91,7 +91,7 @@ def dry_run(
     with as_rank(rank, layout.ranks):
         ranks = arrange(layout, torch.device("cpu"))
         with torch.device("meta"):
-            model = DecoderStage(config, ranks) if layout.pipeline > 1 else build(config)
+            model = stage_of(config, ranks) if layout.pipeline > 1 else build(config)
         assert isinstance(model, Trunk | EncoderDecoder)
         parallelize(model, ranks, precision)
         shards = sum(4 * _own(parameter).numel() for parameter in model.parameters())

@@ -186,10 +186,9 @@ class ParallelLayout:
             )
 
     def _check_pipeline(self, config: ModelConfig) -> None:
-        if config.family != "decoder":
+        if config.family == "encoder-decoder":
             raise LayoutError(
-                f"pipeline={self.pipeline} is for decoders; use tensor, context or shard for an "
-                f"{config.family}"
+                f"pipeline={self.pipeline} is not for an {config.family}: use tensor, context or shard"
             )
         if config.position == "relative":
             raise LayoutError(

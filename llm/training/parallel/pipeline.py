@@ -9,7 +9,7 @@ A table that is embedding and head is on both the first stage and the last. They
 and exchange their gradients, so that both take the same steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from torch.distributed.tensor import DTensor
 
 from llm.models.attention import Pattern, Scoring
 from llm.models.config import ModelConfig
-from llm.models.decoder import Decoder, Readout
+from llm.models.decoder import Decoder, Readout, Trunk
 from llm.models.experts import with_router_losses
+from llm.models.masked_lm import MaskedLM
 from llm.training.expert_load import forget_load
 from llm.training.loss import IGNORE, with_z_loss
 from llm.training.parallel.layout import LayoutError
@@ -31,12 +32,16 @@ from llm.training.parallel.rows import own_part
 from llm.training.parallel.tensor import whole_rows
 
 
-class DecoderStage(Decoder):
+class Stage(Trunk):
     """The blocks of one stage, under the names that they have in the whole model. Built on the meta device.
 
-    What a `Pipeline` gives it are micro-batches to learn from. Called as a `Decoder` is, by all stages at a
-    time, it is the whole decoder, for passes without gradients.
+    What a `Pipeline` gives it are micro-batches to learn from. Called as a model is that is not divided, by
+    all stages at a time, it is the whole model, for passes without gradients.
     """
+
+    of_head: tuple[str, ...]
+    """Modules and parameters that only the last stage has, besides the final norm."""
+    read: Callable[[Tensor, Readout], Any]
 
     def __init__(self, config: ModelConfig, ranks: Ranks) -> None:
         super().__init__(config)
@@ -47,11 +52,12 @@ class DecoderStage(Decoder):
         for layer in range(stage * of_a_stage, (stage + 1) * of_a_stage):
             self.blocks.add_module(str(layer), blocks[layer])
         if not self.first:
-            self.positions = None
+            self.positions = self.token_types = self.embed_norm = None
             if not (self.last and config.tie_embeddings):
                 del self.embed
         if not self.last:
-            self.norm = self.head = None
+            for name in ("norm", *self.of_head):
+                setattr(self, name, None)
         self.ranks = ranks
         self.opening_id: int | None = None
         self.z_loss, self.compiled = 0.0, False
@@ -71,14 +77,14 @@ class DecoderStage(Decoder):
         """Of a micro-batch of the tokens and targets (batch, seq), hidden states; of the last stage (2,): the
         summed loss, with its z-loss in it, and the z-loss. x is the tokens or what the stage before gives.
 
-        Without tokens and targets, what `readout` makes of the whole decoder on x (batch, seq), on all
-        stages.
+        Without tokens and targets, what `readout` makes of the whole model on x (batch, seq), on all stages.
         """
         if tokens is None or targets is None:
             assert readout is not None
             return self._whole(x, positions, pattern, readout)
         row_weights = (targets != IGNORE).sum(1)
-        tokens, targets, inputs = own_part(tokens, targets, self.opening_id, self.ranks)
+        encoder = self.config.family == "encoder"
+        tokens, targets, inputs = own_part(tokens, targets, self.opening_id, self.ranks, both_ways=encoder)
         router_losses: list[Tensor] = []
         inputs["row_weights"] = row_weights
         hidden = self._blocks(tokens if self.first else x, tokens.shape[1], inputs, router_losses)
@@ -89,16 +95,16 @@ class DecoderStage(Decoder):
                 )
                 hidden = _AndLoss.apply(hidden, losses / self.tokens)
             return hidden
-        hidden = hidden * self.config.logit_scale
-        vocab_size = self.config.vocab_size
-        loss, z_loss = with_z_loss(
-            hidden,
-            self.head_weight,
-            targets,
-            vocab_size,
-            compiled=self.compiled,
-            coefficient=self.z_loss,
-        )
+
+        def loss_of(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+            predicted = targets
+            if encoder:  # as in `language_model_loss`
+                masked = targets != IGNORE
+                hidden, predicted = hidden[masked], targets[masked]
+            vocab_size, z = self.config.vocab_size, self.z_loss
+            return with_z_loss(hidden, weight, predicted, vocab_size, bias, self.compiled, coefficient=z)
+
+        loss, z_loss = self.read(hidden, loss_of)
         if router_losses:
             loss = with_router_losses(loss, router_losses, row_weights)
         return torch.stack((loss, z_loss))
@@ -138,13 +144,29 @@ class DecoderStage(Decoder):
         found: list[Any] = [None]
         if self.last:
             hidden = whole_rows(hidden, self.ranks.tensor) if tensor > 1 else hidden
-            hidden = hidden * self.config.logit_scale
-            found = [readout(hidden, self.head_weight, None).cpu()]
+            found = [self.read(hidden, readout).cpu()]
         else:
             dist.send(hidden.float().contiguous(), group=group, group_dst=stage + 1)
         dist.broadcast_object_list(found, group=group, group_src=self.ranks.layout.pipeline - 1)
         result: Tensor = found[0]
         return result.to(tokens.device)
+
+
+class DecoderStage(Stage, Decoder):  # type: ignore[misc]
+    """Of a causal language model."""
+
+    of_head = ("head",)
+
+
+class EncoderStage(Stage, MaskedLM):  # type: ignore[misc]
+    """Of an encoder with the masked-LM head."""
+
+    of_head = ("transform", "transform_norm", "head_bias")
+
+
+def stage_of(config: ModelConfig, ranks: Ranks) -> Stage:
+    """This rank's stage of a model. Built on the meta device."""
+    return EncoderStage(config, ranks) if config.family == "encoder" else DecoderStage(config, ranks)
 
 
 class Pipeline:
@@ -158,7 +180,7 @@ class Pipeline:
 
     def __init__(
         self,
-        model: DecoderStage,
+        model: Stage,
         ranks: Ranks,
         device: torch.device,
         opening_id: int | None = None,

@@ -23,7 +23,7 @@ from llm.training.loss import IGNORE, next_token_targets
 from llm.training.optimizer import adamw, with_muon
 from llm.training.parallel.layout import ParallelLayout
 from llm.training.parallel.parallelize import parallelize
-from llm.training.parallel.pipeline import DecoderStage, Pipeline
+from llm.training.parallel.pipeline import Pipeline, Stage, stage_of
 from llm.training.parallel.ranks import arrange
 from llm.training.parallel.weights import gather_weights
 from llm.training.step import train_step
@@ -112,6 +112,8 @@ CASES = {
     "stages and tensor": Case(ParallelLayout(tensor=2, pipeline=2), UNTIED),
     "stages with one table": Case(ParallelLayout(shard=2, pipeline=2), LLAMA, z_loss=0.1),
     "four stages with one table": Case(ParallelLayout(pipeline=4), DEEP),
+    "stages and shard, encoder": Case(ParallelLayout(shard=2, pipeline=2), BERT, z_loss=0.1),
+    "stages and tensor, encoder": Case(ParallelLayout(tensor=2, pipeline=2), BERT),
     "stages of experts": Case(ParallelLayout(shard=2, pipeline=2, expert=2), EXPERTS),
     "experts and shard": Case(ParallelLayout(shard=4, expert=2), EXPERTS, OPENING),
     "experts and shard, moved by Muon": Case(ParallelLayout(shard=4, expert=2), EXPERTS, muon=True),
@@ -141,7 +143,7 @@ def steps(model, optimizer, case: Case, ranks, numbers):
     have rows that only fill up their shares, too, where a load would show it.
     """
     layout, share = case.layout, SEQUENCES // case.layout.data
-    staged = isinstance(model, DecoderStage)
+    staged = isinstance(model, Stage)
     pipeline = Pipeline(model, ranks, torch.device("cpu"), case.opening_id, case.z_loss) if staged else None
     backward = pipeline.backward if pipeline else None
     seen = []
@@ -165,7 +167,7 @@ def divided(case: Case):
     ranks = arrange(case.layout, torch.device("cpu"))
     with torch.device("meta"):
         staged = case.layout.pipeline > 1
-        model = DecoderStage(case.config, ranks) if staged else build(case.config)
+        model = stage_of(case.config, ranks) if staged else build(case.config)
     parallelize(model, ranks, "fp32")
     model.to_empty(device="cpu")
     for block in model.blocks:
