@@ -97,6 +97,7 @@ def train(root: str, index: int, name: str, address: str | None) -> int:
         "steps": _STEPS,
         "checkpoint_every": _EVERY,
         "evaluate_every": 0,
+        "precision": "fp32",  # whose rounding the bound is for; a CPU may have bf16
         "threads_per_worker": 1,
         "max_failures": 0,  # Losing a node after a notice is no failure.
     }
