@@ -1,12 +1,8 @@
 """One plain process and two FSDP processes must learn the same thing."""
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from llm.models.decoder import Decoder
 from llm.models.load import build
@@ -17,6 +13,7 @@ from llm.training.optimizer import adamw
 from llm.training.parallel.fsdp import data_mesh, shard
 from llm.training.parallel.weights import gather_weights
 from llm.training.step import train_step
+from tests.unit.ranks import on_ranks
 
 CONFIG = model_config("tiny-100k", vocab_size=100, d_model=32, d_ff=48)
 STEPS, SEQUENCES, LENGTH = 12, 8, 10
@@ -42,33 +39,15 @@ def curve(model, rank: int, world: int):
     return seen
 
 
-def fsdp_process(rank: int, world: int, port: int, precision, results):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+def sharded(precision: str):
+    """Losses and gradient norms of this rank, and the weights after its run."""
     model = build(CONFIG)
     shard(model, data_mesh(torch.device("cpu")), precision)
     model.to_empty(device="cpu")
     model.init_weights(seed=3)
     with torch.no_grad():
         model(batch(0)[0])  # An evaluation before the optimizer exists must leave nothing behind.
-    seen = curve(model, rank, world)
-    weights = gather_weights(model)
-    if rank == 0:
-        results.put((seen, {name: value.numpy() for name, value in weights.items()}))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def run_fsdp(world: int, precision: str):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    results = mp.get_context("spawn").SimpleQueue()
-    context = mp.spawn(fsdp_process, (world, port, precision, results), nprocs=world, join=False)
-    answer = results.get()
-    context.join()
-    return answer
+    return curve(model, dist.get_rank(), dist.get_world_size()), gather_weights(model)
 
 
 @pytest.fixture(scope="module")
@@ -81,17 +60,17 @@ def plain():
 
 def test_two_fsdp_processes_equal_one_plain_process(plain):
     expected_curve, expected_weights = plain
-    actual_curve, actual_weights = run_fsdp(2, "fp32")
+    actual_curve, actual_weights = on_ranks(2, sharded, "fp32")[0]
     torch.testing.assert_close(torch.tensor(actual_curve), torch.tensor(expected_curve), rtol=1e-4, atol=0)
     assert actual_weights.keys() == expected_weights.keys()
     for name, value in actual_weights.items():
-        torch.testing.assert_close(torch.from_numpy(value), expected_weights[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(value, expected_weights[name], rtol=1e-3, atol=1e-4)
 
 
 def test_bf16_follows_fp32_at_degree_one(plain):
     """Mixed precision applies on one rank too: close to fp32, and not equal to it."""
     expected_curve, _ = plain
-    actual_curve, actual_weights = run_fsdp(1, "bf16")
+    actual_curve, actual_weights = on_ranks(1, sharded, "bf16")[0]
     difference = torch.tensor(actual_curve)[:, 0] - torch.tensor(expected_curve)[:, 0]
     assert 1e-6 < difference.abs().max() < 0.1
-    assert all(value.dtype.name == "float32" for value in actual_weights.values())
+    assert all(value.dtype == torch.float32 for value in actual_weights.values())
