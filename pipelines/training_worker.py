@@ -213,7 +213,8 @@ def write_model(
     job: TrainingJob,
     model: LanguageModel,
     tokenizer: Tokenizer,
-    stop_id: int,
+    *,
+    chats: bool,
     lora: LoraConfig | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, FileEntry]:
@@ -222,24 +223,18 @@ def write_model(
     Returns what the manifest says of the files, on rank 0.
 
     Args:
-        stop_id: the token at which generation ends: end of text for a base model, end of turn for a chat
-            model.
+        chats: as of `write_language_model`.
         lora: the adapters that `model` has. They are merged into the weights, and written by themselves too.
         ranks: as of `gather_weights`.
     """
     weights = gather_weights(model, ranks)
     files: dict[str, FileEntry] = {}
     if dist.get_rank() == 0:
-        special_ids = {
-            "bos_token_id": tokenizer.bos_id,
-            "eos_token_id": stop_id,
-            "pad_token_id": tokenizer.pad_id,
-        }
         if lora is not None:
             files |= write_adapter(
                 job.workspace, weights, job.model, lora, f"{job.inputs['base'].ref}/{EXPORT}"
             )
             weights = merge_adapters(weights, job.model, lora)
-        files |= write_language_model(job.workspace, weights, job.model, tokenizer.model, special_ids)
+        files |= write_language_model(job.workspace, weights, job.model, tokenizer.model, chats=chats)
     dist.barrier()
     return files

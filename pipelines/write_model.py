@@ -12,7 +12,7 @@ from llm.models.hugging_face.directory import export_model, exporting_family
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.load import save_model
 from llm.models.lora_config import LoraConfig
-from llm.tokenizer.special import ADDED_PIECES
+from llm.tokenizer.special import ADDED_PIECES, special_ids
 from pipelines.model_folder import EXPORT, WEIGHTS
 
 ADAPTER = "adapter"
@@ -23,11 +23,14 @@ def write_language_model(
     weights: dict[str, Tensor],
     config: ModelConfig,
     tokenizer_model: bytes,
-    special_ids: dict[str, int],
+    *,
+    chats: bool,
 ) -> dict[str, FileEntry]:
     """Write weights.safetensors and export/; returns what the manifest says of them.
 
     Of a shape that transformers does not have there is no export/ (`not_exported`).
+
+    chats: what it says ends with a turn too, and not with a document alone.
     """
     path = workspace.path
     save_model(path, weights, config)
@@ -40,7 +43,7 @@ def write_language_model(
             path / EXPORT,
             tokenizer_model=tokenizer_model,
             added_pieces=ADDED_PIECES[config.family],
-            special_ids=special_ids,
+            special_ids=special_ids(chats=chats),
         )
     except Unsupported:  # perhaps only of the tokenizer, which is written last
         shutil.rmtree(path / EXPORT, ignore_errors=True)

@@ -7,10 +7,19 @@ user who types "<|assistant|>" cannot forge a turn. Only code that works with id
 PAD_ID, UNK_ID, BOS_ID, EOS_ID = 0, 1, 2, 3
 SYSTEM_ID, USER_ID, ASSISTANT_ID, END_ID = 4, 5, 6, 7
 
-STOP_IDS = (EOS_ID, END_ID)
-"""Each of them ends what a model generates, be it sampled for training, graded or served: a document's end
-and a turn's.
+STOP_IDS = (END_ID, EOS_ID)
+"""Each of them ends what a model generates, be it sampled for training, graded or served: a turn's end and a
+document's.
 """
+
+
+def special_ids(*, chats: bool) -> dict[str, int | list[int]]:
+    """What begins, ends and pads a text, by transformers' names. A chat model ends with either of `STOP_IDS`,
+    another one with the document.
+    """
+    ends = list(STOP_IDS) if chats else EOS_ID
+    return {"bos_token_id": BOS_ID, "eos_token_id": ends, "pad_token_id": PAD_ID}
+
 
 PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<bos>", "<eos>"
 CHAT_SYMBOLS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

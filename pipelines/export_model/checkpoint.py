@@ -16,7 +16,7 @@ from llm.models.load import Head, load_config, load_state
 from llm.models.lora import merge_adapters
 from llm.models.lora_config import LoraConfig
 from llm.tokenizer.load import find_tokenizer
-from llm.tokenizer.special import BOS_ID, END_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import special_ids
 from llm.training.checkpoint_manifest import STATE
 from llm.training.checkpoint_weights import read_weights
 from pipelines.begin import check_inputs
@@ -36,7 +36,7 @@ class Kept:
     head: Head
     weights: dict[str, Tensor]
     tokenizer: bytes
-    special_ids: dict[str, int]
+    special_ids: dict[str, Any]
     origin: dict[str, Any]
     """What a manifest says of how the model comes about."""
 
@@ -81,7 +81,8 @@ def read_kept(store: ArtifactStore, model: Artifact | Folder, step: int | None) 
         except (OSError, ValueError):
             continue
         weights = _of_the_model(weights, origin, shape, store)
-        return Kept(done, shape, head, weights, tokenizer, _special_ids(origin, shape), origin)
+        ids = special_ids(chats=origin["stage"] != "pretrain" and shape.family == "decoder")
+        return Kept(done, shape, head, weights, tokenizer, ids, origin)
     raise UserError(
         f"{folder}: its checkpoints are removed before they can be read; "
         "keep more of them: --keep-checkpoints, --keep-every"
@@ -125,9 +126,3 @@ def _of_the_model(
     base = store.resolve("models", origin["inputs"]["base"]["ref"])
     check_inputs({"base": base})
     return merge_adapters(load_state(base.fetch(CONFIG, WEIGHTS)) | weights, shape, lora)
-
-
-def _special_ids(origin: dict[str, Any], shape: ModelConfig) -> dict[str, int]:
-    """A base model ends with the document, a chat model with its turn."""
-    chats = origin["stage"] != "pretrain" and shape.family == "decoder"
-    return {"bos_token_id": BOS_ID, "eos_token_id": END_ID if chats else EOS_ID, "pad_token_id": PAD_ID}

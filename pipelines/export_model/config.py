@@ -9,7 +9,7 @@ from pipelines.stage_config import Frozen
 
 
 class ExportConfig(Frozen):
-    """Write a model as a Hugging Face directory, which transformers loads unchanged and vLLM reads too."""
+    """Write a model as a Hugging Face directory, which transformers and vLLM load unchanged."""
 
     model: Annotated[str, tyro.conf.Positional]
     """NAME or models/NAME, its newest version, or with /VERSION. One that is not finished is written as its

@@ -19,7 +19,7 @@ from llm.models.hugging_face.directory import export_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.hugging_face.names import Read
 from llm.models.load import Head, load_config
-from llm.tokenizer.special import ADDED_PIECES, BOS_ID, EOS_ID, PAD_ID
+from llm.tokenizer.special import ADDED_PIECES, special_ids
 from pipelines.begin import check_inputs
 from pipelines.export_model.checkpoint import provenance, read_kept, unfinished
 from pipelines.export_model.config import ExportConfig
@@ -131,4 +131,4 @@ def _special_ids(model: Artifact) -> dict[str, Any]:
         if f"{folder}/{GENERATION}" in model.files:
             found: dict[str, Any] = json.loads(model.read(f"{folder}/{GENERATION}"))
             return found
-    return {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
+    return special_ids(chats=False)

@@ -36,8 +36,6 @@ class Lessons:
     """Some of them, one a row."""
     opening_ids: tuple[int | None, int | None]
     """As of `language_model_loss`: of batches, and of padded rows."""
-    stop_id: int
-    """With which an answer ends."""
     flops_per_token: float
     """To learn one token: of an encoder-decoder, one of an answer, which bears its share of the encoder."""
 
@@ -61,7 +59,6 @@ def read_lessons(config: FinetuneConfig, model: ModelConfig, corpus: Path, token
             too_long,
             lambda some: padded_pairs(some, tokenizer),
             (tokenizer.pad_id, tokenizer.pad_id),
-            tokenizer.eos_id,
             training_flops_per_token(model, written, read),
         )
 
@@ -78,6 +75,5 @@ def read_lessons(config: FinetuneConfig, model: ModelConfig, corpus: Path, token
         too_long,
         lambda some: right_padded(some, tokenizer.pad_id),
         (tokenizer.bos_id if config.packing else None, None),
-        tokenizer.end_id,
         training_flops_per_token(model, config.max_seq_len),
     )

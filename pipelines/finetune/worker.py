@@ -91,7 +91,9 @@ def finetune_worker(arguments: dict[str, Any]) -> None:
                 observer=observer(job),
             )
         )
-        files = write_model(job, model, tokenizer, lessons.stop_id, config.adapters, ranks)
+        files = write_model(
+            job, model, tokenizer, chats=job.model.family == "decoder", lora=config.adapters, ranks=ranks
+        )
         counts: dict[str, Any] = {
             "parameters": parameter_count(job.model),
             "precision": precision,

@@ -73,7 +73,7 @@ def pretrain_worker(arguments: dict[str, Any]) -> None:
                 observer=observer(job),
             )
         )
-        files = write_model(job, model, tokenizer, stop_id=tokenizer.eos_id, ranks=ranks)
+        files = write_model(job, model, tokenizer, chats=False, ranks=ranks)
         counts = {
             "parameters": parameter_count(job.model),
             "precision": precision,

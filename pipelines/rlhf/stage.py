@@ -12,7 +12,6 @@ from cluster.errors import UserError
 from llm.alignment.kl import AdaptiveKL
 from llm.models.config import ModelConfig
 from llm.models.load import load_config
-from llm.tokenizer.special import BOS_ID, END_ID, PAD_ID
 from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.begin import begin
 from pipelines.check_model import check_context, check_head, check_language_model
@@ -120,5 +119,4 @@ def write_weights(
     """Write the model in our form and in Hugging Face's."""
     from pipelines.write_model import write_language_model
 
-    special_ids = {"bos_token_id": BOS_ID, "eos_token_id": END_ID, "pad_token_id": PAD_ID}
-    return write_language_model(workspace, weights, shape, tokenizer.model, special_ids)
+    return write_language_model(workspace, weights, shape, tokenizer.model, chats=True)

@@ -1,7 +1,7 @@
 """A Hugging Face directory, read and written: config.json, weights, tokenizer.
 
 What is imported computes what transformers computes, and what is exported is loaded by transformers
-unchanged, whose files vLLM reads too. Weights become fp32 on their way in.
+unchanged, and vLLM too. Weights become fp32 on their way in.
 """
 
 import json
@@ -98,8 +98,8 @@ def export_model(
 
 def exporting_family(config: ModelConfig) -> Family:
     """The family that has all that this model has. Raises Unsupported, naming what none has."""
-    nearest = min(FAMILIES, key=lambda family: len(family.misfits(config)))
-    misfits = nearest.misfits(config)
+    fits = [(family, family.misfits(config)) for family in FAMILIES]
+    nearest, misfits = min(fits, key=lambda fit: ("family" in fit[1], len(fit[1])))
     if misfits:
         named = ", ".join(
             f"{name}={getattr(config, name)} where it has {value}" for name, value in misfits.items()

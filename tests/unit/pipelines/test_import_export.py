@@ -337,9 +337,8 @@ def test_a_trained_model_goes_out_with_the_pieces_of_its_family(tmp_path: Path, 
     config = model_config(preset, 320 + len(ADDED_PIECES[family]))
     model = build(config).to_empty(device="cpu")
     model.init_weights(seed=3)
-    ids = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID}
     workspace = Workspace(Folder(ArtifactStore(tmp_path).storage, "models/a/b"))
-    files = write_language_model(workspace, model.state_dict(), config, tokenizer, ids)
+    files = write_language_model(workspace, model.state_dict(), config, tokenizer, chats=False)
     assert {"weights.safetensors", "export/tokenizer.json", "export/model.safetensors"} <= set(files)
     theirs = transformers.AutoTokenizer.from_pretrained(workspace.path / "export")
     assert theirs.convert_ids_to_tokens(range(320, config.vocab_size)) == list(ADDED_PIECES[family])
@@ -357,6 +356,6 @@ def test_a_shape_that_transformers_lacks_is_written_without_an_export(tmp_path: 
     model = build(config).to_empty(device="cpu")
     model.init_weights(seed=3)
     workspace = Workspace(Folder(ArtifactStore(tmp_path).storage, "models/a/b"))
-    assert list(write_language_model(workspace, model.state_dict(), config, b"", {})) == [
+    assert list(write_language_model(workspace, model.state_dict(), config, b"", chats=False)) == [
         "weights.safetensors"
     ]

@@ -204,7 +204,7 @@ def test_an_option_is_trained_generated_with_and_goes_out_or_is_said_not_to(
     # The tokenizer is of no concern here.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("llm.models.hugging_face.directory.export_tokenizer", lambda *_: None)
-        files = write_language_model(workspace, model.state_dict(), model.config, b"", {})
+        files = write_language_model(workspace, model.state_dict(), model.config, b"", chats=False)
     if "=" in kind_or_reason:
         assert list(files) == ["weights.safetensors"]
         assert len(said) == 1

@@ -13,6 +13,7 @@ from llm.models.hugging_face.directory import export_model, import_model
 from llm.models.hugging_face.fields import Unsupported
 from llm.models.hugging_face.vocabulary import with_rows
 from llm.models.load import build
+from llm.models.presets import model_config
 
 torch.set_num_threads(1)
 transformers = pytest.importorskip("transformers")
@@ -290,6 +291,10 @@ def test_missing_unexpected_and_misshapen_tensors_are_refused_by_name(tmp_path: 
         ),
         (GPT2 | {"n_kv_heads": 2}, "nearest is gpt2, but n_kv_heads=2 where it has 4"),
         (SHAPES["t5"] | {"scale_logits": False}, "nearest is t5, but scale_logits=False where it has True"),
+        (
+            model_config("transformer-base").model_dump(),  # GPT-2 has more of its fields, but no encoder.
+            "nearest is t5, but position=sinusoidal where it has relative",
+        ),
     ],
 )
 def test_shapes_that_transformers_lacks_are_not_exported(
