@@ -1,1 +1,1 @@
-"""A SentencePiece tokenizer out of a text corpus."""
+"""A SentencePiece tokenizer out of a corpus."""

@@ -10,10 +10,12 @@ from pipelines.unit_config import UnitsConfig
 
 
 class TokenizerConfig(UnitsConfig):
-    """Train a SentencePiece tokenizer on a sample of a text corpus."""
+    """Train a SentencePiece tokenizer on a sample of a corpus."""
 
     corpus: How[str] = "default"
-    """Text corpus to learn from, its training split only: NAME or NAME/VERSION."""
+    """Corpus to learn from, its training split only: NAME or NAME/VERSION. Each message of a conversation is
+    a text by itself.
+    """
     vocab_size: int = Field(32_000, gt=0)
     """Pieces in all, the 8 special and 256 byte pieces included. It need be no round number: models pad their
     tables to a multiple of 64 by themselves.

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.artifacts.manifest import Artifact
+from pipelines.corpus_texts import text_column, texts
 from pipelines.tokenizer.choice import nearest, top
 
 NAMES_TOLD = 20
@@ -25,10 +26,12 @@ class CountWorker:
         groups = list(range(payload["first"], payload["last"]))
         sizes: Counter[str] = Counter()
         with self._corpus.open(payload["file"]) as file:
-            columns = ["source", "split", "text"]
-            for batch in pq.ParquetFile(file).iter_batches(1024, row_groups=groups, columns=columns):
+            parquet = pq.ParquetFile(file)
+            columns = ["source", "split", text_column(parquet.schema_arrow)]
+            for batch in parquet.iter_batches(1024, row_groups=groups, columns=columns):
                 batch = batch.filter(pc.equal(batch["split"], "train"))
-                table = pa.table({"source": batch["source"], "bytes": pc.binary_length(batch["text"])})
+                said, rows = texts(batch)
+                table = pa.table({"source": batch["source"].take(rows), "bytes": pc.binary_length(said)})
                 by_source = table.group_by("source").aggregate([("bytes", "sum")])
                 sizes.update(
                     dict(

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cluster.artifacts.folder import Folder
 from cluster.artifacts.manifest import Artifact
+from pipelines.corpus_texts import text_column, texts
 from pipelines.tokenizer.choice import Choice
 
 SAMPLE_FOLDER = "sample"
@@ -55,9 +56,9 @@ class SampleWorker:
         names = {name: [choice.source_of(*row) for row in rows] for name, choice in self._choices.items()}
         if all(name is None for each in names.values() for name in each):
             return
-        for first, documents in _documents(file, group):
+        for of_rows, documents in _documents(file, group):
             for choice, each in names.items():
-                chosen[choice].add(documents, each[first : first + len(documents)])
+                chosen[choice].add(documents, [each[row] for row in of_rows])
 
 
 class _Chosen:
@@ -94,12 +95,14 @@ class _Chosen:
         return {name: [self._documents[name], self._bytes[name]] for name in sorted(self._documents)}
 
 
-def _documents(file: pq.ParquetFile, group: int) -> Iterator[tuple[int, pa.Table]]:
-    """Documents of a row group, some at a time, as SAMPLE; each time with the number of the first."""
+def _documents(file: pq.ParquetFile, group: int) -> Iterator[tuple[list[int], pa.Table]]:
+    """Texts of a row group, some at a time, as SAMPLE; each time with the rows that they are of."""
     has_language = "language" in file.schema_arrow.names
-    columns = ["text", "source", *(["language"] if has_language else [])]
+    columns = [text_column(file.schema_arrow), "source", *(["language"] if has_language else [])]
     first = 0
     for batch in file.iter_batches(_BATCH_DOCUMENTS, row_groups=[group], columns=columns):
         language = batch["language"] if has_language else pa.nulls(len(batch), pa.string())
-        yield first, pa.table([batch["text"], batch["source"], language], schema=SAMPLE)
+        said, rows = texts(batch)
+        table = pa.table([said, batch["source"].take(rows), language.take(rows)], schema=SAMPLE)
+        yield pc.add(rows, first).to_pylist(), table
         first += len(batch)

@@ -1,4 +1,4 @@
-"""Tokenizer: text corpus → tokenizers/NAME. Actors take a sample, one process trains on it, actors measure.
+"""Tokenizer: corpus → tokenizers/NAME. Actors take a sample, one process trains on it, actors measure.
 
     count   piece → bytes of text by source, where sources have weights
     sample  piece → its documents of the sample, and of those that the report measures
@@ -26,7 +26,7 @@ from llm.tokenizer.sentence_piece import MODEL_FILE, VOCABULARY_FILE, SentencePi
 from llm.tokenizer.special import MIN_VOCAB_SIZE
 from llm.tokenizer.tokenizer import Tokenizer
 from pipelines.begin import begin
-from pipelines.corpus_pieces import check_text, corpus_pieces
+from pipelines.corpus_pieces import corpus_pieces
 from pipelines.inspect.format import format_bytes
 from pipelines.progress import console
 from pipelines.tokenizer.choice import ALL, Choice, fractions_of_shares
@@ -54,14 +54,13 @@ Records = dict[str, dict[str, Any]]
 
 
 def resolve_inputs(config: TokenizerConfig, store: ArtifactStore) -> dict[str, Artifact]:
-    """The corpus; raises UserError if it is missing, holds conversations, or has nothing to train on."""
+    """The corpus; raises UserError if it is missing or has nothing to train on."""
     if config.vocab_size <= MIN_VOCAB_SIZE:
         raise UserError(
             f"--vocab-size {config.vocab_size}: the special and byte pieces alone are {MIN_VOCAB_SIZE}; "
             f"make it at least {MIN_VOCAB_SIZE + 64}"
         )
     corpus = store.resolve("corpora", config.corpus)
-    check_text(corpus, needed_for="the tokenizer")
     if not corpus.manifest["counts"]["train_bytes"]:
         raise UserError(f"{corpus.ref} has no document in its training split")
     return {"corpus": corpus}

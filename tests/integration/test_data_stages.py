@@ -290,11 +290,9 @@ def test_conversations_from_files_and_from_functions(built, tmp_path):
         user, assistant = row["messages"]
         assert (user["role"], assistant["role"]) == ("user", "assistant")
         compile(f"{user['content']}\n{assistant['content']}", "function", "exec")
-    with pytest.raises(
-        UserError, match=r"chat.* holds conversations; the tokenizer needs a corpus of plain text"
-    ):
-        tokenizer_stage.resolve_inputs(
-            TokenizerConfig(root=str(root), corpus="chat"), corpus_stage.ArtifactStore(root)
+    with pytest.raises(UserError, match=r"chat.* holds conversations; tokens needs a corpus of plain text"):
+        tokens_stage.resolve_inputs(
+            TokensConfig(root=str(root), corpus="chat"), corpus_stage.ArtifactStore(root)
         )
 
 

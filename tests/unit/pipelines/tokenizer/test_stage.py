@@ -19,6 +19,7 @@ from cluster.errors import UserError
 from llm.text.identity import content_id, is_heldout
 from llm.tokenizer.sentence_piece import SentencePieceTokenizer
 from pipelines import corpus_pieces
+from pipelines.corpus.tables import CONVERSATIONS, text_bytes
 from pipelines.inspect import show
 from pipelines.tokenizer import sample_worker, stage, training
 from pipelines.tokenizer.config import TokenizerConfig
@@ -29,9 +30,13 @@ SOURCES = {"web/en/a.jsonl": 300, "web/de/b.jsonl": 100, "code/x=1,y.py": 200, "
 LANGUAGES = {"web/en/a.jsonl": "en", "web/de/b.jsonl": "de"}
 
 
+def some_words(drawn: random.Random) -> list[str]:
+    return ["".join(drawn.choices("abcdefghij", k=drawn.randint(1, 8))) for _ in range(400)]
+
+
 def documents(heldout: float) -> list[dict[str, Any]]:
     drawn = random.Random(0)
-    words = ["".join(drawn.choices("abcdefghij", k=drawn.randint(1, 8))) for _ in range(400)]
+    words = some_words(drawn)
     rows = []
     for source, count in SOURCES.items():
         for _ in range(count):
@@ -45,34 +50,53 @@ def documents(heldout: float) -> list[dict[str, Any]]:
     return rows
 
 
-def make_corpus(root: Path, heldout: float = 0.3, language: bool = True) -> list[dict[str, Any]]:
-    """corpora/a, in files and row groups of a few documents."""
-    rows = documents(heldout)
-    draft = ArtifactStore(root).begin(
-        kind="corpora", name="a", stage="made", logic_version=1, what={"heldout": heldout}, inputs={}
-    )
-    assert isinstance(draft, Draft)
-    columns = ["id", "text", "source", "split", *(["language"] if language else [])]
-    with draft.writing() as writing:
-        for number, first in enumerate(range(0, len(rows), 200)):
-            table = pa.Table.from_pylist(rows[first : first + 200]).select(columns)
-            pq.write_table(table, writing.path / f"part-{number:05d}.parquet", row_group_size=16)
-    sizes = {
-        split: sum(size_of(row) for row in rows if row["split"] == split) for split in ("train", "heldout")
-    }
-    draft.commit(
-        {
-            "format": "text",
-            "documents": len(rows),
-            "train_bytes": sizes["train"],
-            "heldout_bytes": sizes["heldout"],
-        }
-    )
+def conversations() -> list[dict[str, Any]]:
+    """Of one to four messages each, from the sources "a" and "b"."""
+    drawn = random.Random(1)
+    words = some_words(drawn)
+    rows = []
+    for number in range(240):
+        contents = [" ".join(drawn.choices(words, k=9)) + " 日" for _ in range(drawn.randint(1, 4))]
+        messages = [
+            {"role": ("user", "assistant")[turn % 2], "content": content}
+            for turn, content in enumerate(contents)
+        ]
+        id = content_id("".join(contents))
+        split = "heldout" if is_heldout(id, 0, 0.3) else "train"
+        source = "b" if number % 3 else "a"
+        rows.append({"id": id, "messages": messages, "source": source, "group": id, "split": split})
     return rows
 
 
-def size_of(row: dict[str, Any]) -> int:
-    return len(row["text"].encode())
+def make_corpus(root: Path, heldout: float = 0.3, language: bool = True) -> list[dict[str, Any]]:
+    """corpora/a, in files and row groups of a few documents."""
+    rows = documents(heldout)
+    columns = ["id", "text", "source", "split", *(["language"] if language else [])]
+    keep(root, rows, pa.Table.from_pylist(rows).select(columns), "text")
+    return rows
+
+
+def make_conversations(root: Path) -> list[dict[str, Any]]:
+    """corpora/a of conversations, likewise."""
+    rows = conversations()
+    keep(root, rows, pa.Table.from_pylist(rows, schema=CONVERSATIONS), "conversations")
+    return rows
+
+
+def keep(root: Path, rows: list[dict[str, Any]], table: pa.Table, kind: str) -> None:
+    draft = ArtifactStore(root).begin(
+        kind="corpora", name="a", stage="made", logic_version=1, what={"rows": rows}, inputs={}
+    )
+    assert isinstance(draft, Draft)
+    with draft.writing() as writing:
+        for number, first in enumerate(range(0, len(rows), 200)):
+            file = writing.path / f"part-{number:05d}.parquet"
+            pq.write_table(table.slice(first, 200), file, row_group_size=16)
+    sizes = {
+        f"{split}_bytes": sum(text_bytes(row) for row in rows if row["split"] == split)
+        for split in ("train", "heldout")
+    }
+    draft.commit({"format": kind, "documents": len(rows), **sizes})
 
 
 class Run:
@@ -117,15 +141,37 @@ def test_the_sample_has_the_shares_that_were_asked_for(run: Run, tmp_path: Path)
     said = {row["source"]: row for row in report_of(made)["sample"]["sources"]}
     for source, name in sources.items():
         inside = [row for row in rows if row["source"] == source]
-        there = sum(map(size_of, inside))
+        there = sum(map(text_bytes, inside))
         share = 60_000 * (2 if name.startswith("code") else 1) / 4
         taken = [row for row in inside if is_heldout(f"sample/{row['id']}", 5, share / there)]
         expected += taken
         assert (said[name]["bytes_there"], said[name]["documents"]) == (there, len(taken))
-        assert said[name]["bytes"] == sum(map(size_of, taken)) == pytest.approx(share, rel=0.3)
+        assert said[name]["bytes"] == sum(map(text_bytes, taken)) == pytest.approx(share, rel=0.3)
     assert sorted(run.sampled) == sorted(row["text"] for row in expected)
-    assert made.counts["sampled_bytes"] == sum(map(size_of, expected))
+    assert made.counts["sampled_bytes"] == sum(map(text_bytes, expected))
     assert made.counts["sampled_documents"] == len(expected)
+
+
+def test_of_conversations_every_message_is_a_text(run: Run, tmp_path: Path) -> None:
+    rows = make_conversations(tmp_path)
+
+    def said(some: list[dict[str, Any]]) -> list[str]:
+        return [message["content"] for row in some for message in row["messages"]]
+
+    made = run()
+    assert run.sampled == said([row for row in rows if row["split"] == "train"])
+    measured = said([row for row in rows if row["split"] == "heldout"])
+    assert report_of(made)["total"]["bytes"] == sum(len(text.encode()) for text in measured)
+
+    weighted = run(sample_bytes=8_000, source_weights=("a=3", "b=1"))
+    expected = []
+    for source, share in {"a": 6_000, "b": 2_000}.items():
+        inside = [row for row in rows if (row["split"], row["source"]) == ("train", source)]
+        there = sum(map(text_bytes, inside))
+        assert there > share
+        expected += said([row for row in inside if is_heldout(f"sample/{row['id']}", 0, share / there)])
+    assert sorted(run.sampled) == sorted(expected)
+    assert weighted.counts["sampled_documents"] == len(expected)
 
 
 def test_a_larger_share_has_the_documents_of_a_smaller_one_and_at_most_all(
@@ -164,7 +210,7 @@ def test_the_report_is_that_of_a_plain_loop_over_the_held_out_documents(
         ids = tokenizer.encode(row["text"])
         used.update(ids)
         in_bytes = sum(8 <= id < 264 for id in ids)
-        counts = [1, size_of(row), len(row["text"].split()), len(ids), in_bytes, 0]
+        counts = [1, text_bytes(row), len(row["text"].split()), len(ids), in_bytes, 0]
         source = "web/de" if "/de/" in row["source"] else row["source"].split("/")[0]
         for key in (("all", ""), ("source", source), ("language", row["language"] or "unknown")):
             expected[key] = [a + b for a, b in zip(expected.get(key, [0] * 6), counts, strict=True)]
