@@ -26,6 +26,7 @@ from llm.training.parallel.parallelize import parallelize
 from llm.training.parallel.pipeline import Pipeline, Stage, stage_of
 from llm.training.parallel.ranks import arrange
 from llm.training.parallel.weights import gather_weights
+from llm.training.precision import Precision
 from llm.training.step import train_step
 from tests.unit.llm.training.on_ranks import on_ranks
 
@@ -80,6 +81,7 @@ class Case:
     muon: bool = False
     checkpointing: str = "none"
     compiled: bool = False
+    precision: Precision = "fp32"
 
 
 CASES = {
@@ -95,6 +97,9 @@ CASES = {
     "four tensor ranks, encoder-decoder": Case(ParallelLayout(tensor=4), TRANSFORMER),
     "tensor and shard, encoder": Case(ParallelLayout(shard=2, tensor=2), BERT),
     "context and shard, documents apart": Case(ParallelLayout(shard=2, context=2), LLAMA, OPENING),
+    "context and copies": Case(ParallelLayout(replicate=2, context=2), LLAMA, OPENING),
+    "context and stages": Case(ParallelLayout(context=2, pipeline=2), UNTIED, OPENING),
+    "copies of stages": Case(ParallelLayout(replicate=2, pipeline=2), UNTIED, z_loss=0.1),
     "context and tensor": Case(ParallelLayout(context=2, tensor=2), GPT),
     "context and shard, a bias by distance": Case(ParallelLayout(shard=2, context=2), ALIBI),
     "context and shard, encoder-decoder": Case(ParallelLayout(shard=2, context=2), T5, OPENING),
@@ -124,6 +129,18 @@ CASES = {
     "experts in copies": Case(ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS),
     "experts over tensor, context": Case(ParallelLayout(context=2, tensor=2, expert=2), EXPERTS),
     "experts whole, tensor": Case(ParallelLayout(shard=2, tensor=2), EXPERTS),
+}
+
+
+IN_BF16 = {
+    "bf16: tensor and shard": Case(ParallelLayout(shard=2, tensor=2), LLAMA, precision="bf16"),
+    "bf16: context and stages": Case(ParallelLayout(context=2, pipeline=2), UNTIED, precision="bf16"),
+    "bf16: context and tensor, encoder-decoder": Case(
+        ParallelLayout(context=2, tensor=2), T5, precision="bf16"
+    ),
+    "bf16: experts and copies": Case(
+        ParallelLayout(replicate=2, shard=2, expert=2), EXPERTS, precision="bf16"
+    ),
 }
 
 
@@ -168,7 +185,7 @@ def divided(case: Case):
     with torch.device("meta"):
         staged = case.layout.pipeline > 1
         model = stage_of(case.config, ranks) if staged else build(case.config)
-    parallelize(model, ranks, "fp32")
+    parallelize(model, ranks, case.precision)
     model.to_empty(device="cpu")
     for block in model.blocks:
         checkpoint_activations(block, case.checkpointing)
@@ -206,7 +223,7 @@ def dividedly(case: Case):
 
 def all_cases(folder):
     found = {}
-    for name, case in CASES.items():
+    for name, case in (CASES | IN_BF16).items():
         found[name] = dividedly(case)
         if name in RELOADED:
             save_then_go_on(folder / name, case)
@@ -269,6 +286,18 @@ def test_four_ranks_learn_what_one_process_learns(name, on_four_ranks):
     torch.testing.assert_close(torch.tensor(curve), torch.tensor(expected_curve), rtol=1e-4, atol=0)
     torch.testing.assert_close(logits, expected_logits, rtol=1e-4, atol=1e-5)
     assert_equal_weights(weights, expected_weights)
+    assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
+
+
+@pytest.mark.parametrize("name", IN_BF16)
+def test_in_bf16_four_ranks_follow_one_process_in_fp32(name, on_four_ranks):
+    (expected_curve, _, _), (curve, _, weights) = plainly(IN_BF16[name]), on_four_ranks[0][name]
+    expected, actual = (torch.tensor(each) for each in (expected_curve, curve))
+    apart = ((actual - expected) / expected).abs()
+    losses, norms = apart[:, 0], apart[:, 2]
+    assert 1e-6 < losses.max() < 1e-3
+    assert norms[0] < 5e-3, "before weights have gone apart"
+    assert all(value.dtype == torch.float32 for value in weights.values())
     assert [rank[name][0] for rank in on_four_ranks] == [curve] * 4, "the ranks disagree"
 
 

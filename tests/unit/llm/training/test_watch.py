@@ -5,6 +5,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import time
@@ -113,6 +114,10 @@ def test_the_rank_that_the_others_wait_for_is_named_with_its_stack(tmp_path):
     assert "time.sleep(3600)" in trains[1]
     assert "time.sleep(3600)" not in stacks[0]
     assert "all_gather_work.wait()" in trains[0]
+    recordings = [tmp_path / f"hangs/step-00000006/flight-recorder-{rank}" for rank in range(2)]
+    waiting, late = (pickle.loads(each.read_bytes())["entries"] for each in recordings)
+    assert len(waiting) == len(late) + 1, "the collective that rank 1 never began"
+    assert waiting[-1]["profiling_name"] == "gloo:all_gather"
     assert (tmp_path / "checkpoints/step-00000004/manifest.json").exists()
 
 
