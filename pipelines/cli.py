@@ -6,6 +6,7 @@ Importing this module, ``manta --help`` and ``manta STAGE --help`` load neither 
 import difflib
 import importlib
 import os
+import select
 import signal
 import sys
 import time
@@ -103,8 +104,12 @@ def run(arguments: list[str]) -> int:
         return 0
     with watched_signals() as ended_by:
         try:
-            return _run_command(arguments[0], arguments[1:])
+            code = _run_command(arguments[0], arguments[1:])
+            sys.stdout.flush()
+            return code
         except BaseException as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                return _SIGNALLED + signal.SIGPIPE
             number = ended_by()
             if number is None and isinstance(error, KeyboardInterrupt):
                 number = signal.SIGINT
@@ -119,6 +124,17 @@ def run(arguments: list[str]) -> int:
             # One that was raised in an actor comes back in Ray's wrapping, whose text is a traceback.
             print(f"manta: error: {getattr(error, 'cause', error)}", file=sys.stderr)
             return EXIT_USER_ERROR
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed goes nowhere, as in `manta ls | head`; from then on it is thrown away."""
+    output = sys.stdout.fileno()
+    poll = select.poll()
+    poll.register(output, 0)  # for a pipe whose other end is closed, which is always told
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return True
 
 
 def overview() -> str:

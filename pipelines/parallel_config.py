@@ -23,7 +23,7 @@ class ParallelConfig(Frozen):
     """Workers among which the blocks are divided, each with some that follow one another."""
     expert: int = Field(default=1, ge=1)
     """Workers among which the experts of a mixture are divided. These workers are not further ones, but of
-    those that shard the model or divide it by --tensor or --context.
+    those that shard the model or divide it by --parallel.tensor or --parallel.context.
     """
 
     @property

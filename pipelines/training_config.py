@@ -109,14 +109,17 @@ class TrainingConfig(WandbConfig):
     keep_every: How[int] = Field(default=0, ge=0)
     """Also keep checkpoints at multiples of so many steps, for ever; 0 for none."""
     checkpoint_async: How[bool] = True
-    """Train on while a checkpoint is written; takes CPU memory for a copy of weights and optimizer state."""
+    """Whether training goes on while a checkpoint is written, which takes CPU memory for a copy of weights
+    and optimizer state; with --no-checkpoint-async it waits.
+    """
     log_every: How[int] = Field(default=10, gt=0)
     """Steps between writes of the metrics."""
     max_failures: How[int] = Field(default=3, ge=-1)
     """How often to start the workers again after one has died; -1 for ever."""
     hang_timeout: How[float] = Field(default=600.0, ge=0)
-    """Seconds after which a step that makes no progress (no collective begun, no end) has hung: stacks are
-    written, and the workers start again. The first step may take three times as long; 0 for never.
+    """Seconds after which a step that makes no progress (no collective or micro-batch begun, no end) has
+    hung: stacks are written, and the workers start again. The first step may take three times as long; 0 for
+    never.
     """
     compile: How[bool] = False
     """Compile the blocks, and on GPUs the loss, with torch.compile (on a CPU this needs a C++ compiler)."""

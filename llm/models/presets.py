@@ -201,6 +201,8 @@ def model_config(
 
 
 def nearest_preset(name: str) -> str:
-    """What to say of a name that no preset has."""
-    nearest = difflib.get_close_matches(name, PRESETS, n=1)
-    return f"did you mean {nearest[0]}? `manta models` lists all" if nearest else "`manta models` lists all"
+    """What to say of a name that no preset has, or with which several begin."""
+    name = name.lower()
+    begun = [preset for preset in PRESETS if preset.startswith(name)]
+    nearest = " or ".join(begun[:3] or difflib.get_close_matches(name, PRESETS, n=1))
+    return f"did you mean {nearest}? `manta models` lists all" if nearest else "`manta models` lists all"

@@ -1,10 +1,10 @@
 """Threads beside each rank's training that see whether steps end, and how much of them is its own work.
 
 The loop says what it begins: to wait for data, a step, or something else (evaluation, a checkpoint). In a
-step there must be progress, a collective begun or the step's end, within a limit. If there is none, all ranks
-say where they are, by a way that no collective is part of. While some rank is not in a step, or moves, the
-others wait for good reason. Else each writes its stacks, one tells who hung, and all end their processes: the
-run can be started again.
+step there must be progress within a limit: a collective or a micro-batch begun, or the step's end. If there
+is none, all ranks say where they are, by a way that no collective is part of. While some rank is not in a
+step, or moves, the others wait for good reason. Else each writes its stacks, one tells who hung, and all end
+their processes: the run can be started again.
 """
 
 import os

@@ -84,8 +84,10 @@ def dry_run(
 
     Raises:
         LayoutError: the model does not fit the layout.
+        ValueError: there is no such rank, or no such row.
     """
     seq_len = seq_len or config.max_seq_len
+    _check(config, layout, rank, micro_batch, seq_len)
     layout.check_model(config, seq_len)
     width = _BYTES[precision]
     with as_rank(rank, layout.ranks):
@@ -114,6 +116,15 @@ def dry_run(
         recomputed=max(block.everything - block.kept(activation_checkpointing) for _, block in stacks),
         loss=loss_bytes(tokens, config.d_model, config.padded_vocab_size, width, on_gpu=True) if last else 0,
     )
+
+
+def _check(config: ModelConfig, layout: ParallelLayout, rank: int, micro_batch: int, seq_len: int) -> None:
+    if not 0 <= rank < layout.ranks:
+        raise ValueError(f"rank {rank}: the layout has ranks 0 to {layout.ranks - 1}")
+    if micro_batch < 1:
+        raise ValueError(f"micro_batch {micro_batch}: at least 1 is needed")
+    if not 1 <= seq_len <= config.max_seq_len:
+        raise ValueError(f"seq_len {seq_len}: the model has a context of {config.max_seq_len} tokens")
 
 
 def _stacks(
@@ -162,13 +173,22 @@ def as_rank(rank: int, ranks: int) -> Iterator[None]:
 
 def main() -> None:
     """python -m llm.training.parallel.dry_run PRESET --tensor 8 --shard 128"""
-    parser = argparse.ArgumentParser(description="What each rank of a layout would hold.")
-    parser.add_argument("preset")
+    parser = argparse.ArgumentParser(
+        prog="python -m llm.training.parallel.dry_run",
+        description="What a rank of a layout would hold, in bf16 with AdamW (docs/parallelism.md).",
+    )
+    parser.add_argument("preset", help="one of `manta models`")
     for field in fields(ParallelLayout):
-        parser.add_argument(f"--{field.name}", type=int, default=1)
-    parser.add_argument("--micro-batch", type=int, default=1)
-    parser.add_argument("--seq-len", type=int)
-    parser.add_argument("--activation-checkpointing", choices=get_args(Activations), default="none")
+        parser.add_argument(f"--{field.name}", type=int, default=1, metavar="N")
+    parser.add_argument("--rank", type=int, default=0, help="which one; the last has the loss of a pipeline")
+    parser.add_argument("--micro-batch", type=int, default=1, help="rows in one pass (default: 1)")
+    parser.add_argument("--seq-len", type=int, help="tokens of a row; by default as many as the model takes")
+    parser.add_argument(
+        "--activation-checkpointing",
+        choices=get_args(Activations),
+        default="none",
+        help="what a backward pass computes again (default: none)",
+    )
     told = vars(parser.parse_args())
     preset, layout = (
         told.pop("preset"),
@@ -180,7 +200,7 @@ def main() -> None:
     except ValueError as error:
         print(f"dry_run: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"{preset} on {divided.ranks} ranks: {divided}")
+    print(f"{preset}, rank {memory.rank} of {divided.ranks}: {divided}")
     for name, count in [*asdict(memory).items(), ("total", memory.total)]:
         if name != "rank":
             print(f"{name:12}{count / 2**30:10.2f} GiB")

@@ -1,5 +1,7 @@
 """The command line: instant help, YAML and flags, one clear line for a mistake, before Ray starts."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -130,3 +132,15 @@ def test_an_error_from_an_actor_is_the_line_that_it_raised(monkeypatch, capsys):
     monkeypatch.setattr("pipelines.cli._run_command", fail)
     assert run(["corpus"]) == 2
     assert capsys.readouterr().err == "manta: error: mend it\n"
+
+
+@pytest.mark.parametrize("arguments", [["models", "--json"], ["models", "gpt2"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments: list[str]) -> None:
+    """As in `manta models --json | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *arguments], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")

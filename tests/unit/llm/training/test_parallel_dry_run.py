@@ -138,6 +138,9 @@ def test_a_stage_recomputes_one_block_however_many_it_has_under_way():
         (["t5-11b", "--pipeline", "8"], "dry_run: pipeline=8 is not for an encoder-decoder: use tensor"),
         (["bert-large", "--tensor", "5"], "dry_run: tensor=5 does not divide n_kv_heads=16"),
         (["llama-15m", "--shard", "0"], "dry_run: shard=0 must be at least 1"),
+        (["llama-15m", "--shard", "4", "--rank", "4"], "dry_run: rank 4: the layout has ranks 0 to 3"),
+        (["llama3-8b", "--seq-len", "9000"], "dry_run: seq_len 9000: the model has a context of 8192"),
+        (["llama-15m", "--micro-batch", "-1"], "dry_run: micro_batch -1: at least 1 is needed"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, monkeypatch, capsys):

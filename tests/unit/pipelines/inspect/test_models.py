@@ -43,6 +43,8 @@ def test_one_is_shown_with_what_training_it_takes(capsys):
     "arguments, mend",
     [
         (["lama3-8b"], "did you mean llama3-8b?"),
+        (["gpt3"], "did you mean gpt3-small or gpt3-medium or gpt3-large?"),
+        (["BERT-Base"], "did you mean bert-base?"),
         (["xyz"], "`manta models` lists all"),
         (["gpt2", "--seq-len", "2000"], "context of 1024"),
     ],
