@@ -1,5 +1,6 @@
 """Estimates against what torch's allocator says of real training steps."""
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -33,13 +34,18 @@ def one_rank() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def allocated_at_most(work: Callable[[], object]) -> int:
-    """Bytes that `work` holds at once beyond what there was before, by every call of the allocator."""
+def allocated(work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that `work` holds in the end, what it returns included, and at most: beyond what there was before
+    it, and by every call of the allocator.
+    """
+    gc.collect()
     with profile(profile_memory=True) as seen:
-        work()
+        kept = work()
     events = [each for each in seen.profiler.kineto_results.events() if each.name() == "[memory]"]
     events.sort(key=lambda each: each.start_ns())
-    return max(itertools.accumulate(each.nbytes() for each in events))
+    held = list(itertools.accumulate(each.nbytes() for each in events))
+    del kept
+    return held[-1], max(held)
 
 
 def measured(config: ModelConfig, step: Step) -> int:
@@ -69,7 +75,7 @@ def measured(config: ModelConfig, step: Step) -> int:
 
     take()
     state = 3 * 4 * parameter_count(config) // step.ranks  # weights, two moments: there before and after
-    return state + allocated_at_most(take)
+    return state + allocated(take)[1]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,54 @@ def test_the_estimate_is_within_a_tenth_of_a_measured_step(preset, fields, how):
     config = model_config(preset, vocab_size=256, **fields)
     step = Step(**{"micro_batch": 4, "seq_len": 64, "precision": "fp32", "on_gpu": False} | how)
     assert training_memory(config, step).peak == pytest.approx(measured(config, step), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "preset, fields, input_len",
+    [
+        ("tiny-100k", SHAPE | {"n_kv_heads": 2, "d_ff": 172}, None),
+        ("mixtral-8x7b", SHAPE | {"d_ff": 96, "n_experts": 4}, None),
+        ("gpt2", SHAPE | {"d_ff": 256}, None),
+        ("bert-base", SHAPE | {"d_ff": 256}, None),
+        ("transformer-base", BOTH | {"d_ff": 256}, 96),
+        ("t5-small", BOTH | {"d_ff": 256}, 48),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_part_is_within_a_tenth_of_what_is_measured(preset, fields, input_len):
+    config = model_config(preset, vocab_size=256, **fields)
+    expected = training_memory(config, Step(4, 64, input_len=input_len, precision="fp32", on_gpu=False))
+    model = build(config).to_empty(device="cpu")
+    model.init_weights(seed=0)
+    optimizer = adamw(model, 1e-3, 0.1, (0.9, 0.95))
+    inputs = [] if input_len is None else [torch.zeros(4, input_len, dtype=torch.int64)]
+    tokens = torch.randint(config.vocab_size, (4, 64))
+    head = []
+
+    def keep_head(states, weight, bias):
+        head[:] = weight, bias
+        return states
+
+    def hidden() -> torch.Tensor:
+        return model(*inputs, tokens, readout=keep_head)
+
+    def loss(states: torch.Tensor) -> torch.Tensor:
+        weight, bias = head
+        return summed_cross_entropy(states, weight, next_token_targets(tokens), config.vocab_size, bias)
+
+    activations, _ = allocated(hidden)
+    states = hidden().detach().requires_grad_()
+    _, of_the_loss = allocated(lambda: loss(states))
+    loss(hidden()).backward()
+    gradients = sum(parameter.grad.nbytes for parameter in model.parameters())
+    optimizer.step()
+    moments = [each for state in optimizer.state.values() for each in state.values() if each.ndim]
+
+    assert expected.weights == sum(parameter.nbytes for parameter in model.parameters())
+    assert expected.gradients == gradients
+    assert expected.optimizer == sum(each.nbytes for each in moments)
+    assert expected.activations == pytest.approx(activations, rel=0.1)
+    assert expected.loss == pytest.approx(of_the_loss, rel=0.1)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
